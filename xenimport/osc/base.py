@@ -1,0 +1,240 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What all commands share: exit codes, errors, the report file.
+
+Loaded by ``openstack --help`` as well, so nothing heavy is imported
+here before a command runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import typing
+
+from osc_lib.command import command
+
+if typing.TYPE_CHECKING:
+    from xenimport import exceptions
+    from xenimport import model
+    from xenimport.workflow import context
+    from xenimport.workflow import run as workflow_run
+
+EXIT_ERROR = 1
+EXIT_BLOCKED = 3
+EXIT_INTERRUPTED = 130
+
+
+class Exits(command.Command):
+    """Turns how a run ended into an exit code and one clear message.
+
+    cliff's own classes know only 0 and 1.
+
+    :ivar exit_code: what a command that ended well exits with
+    """
+
+    exit_code = 0
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """Run the command: 0 done, 1 error, 2 usage, 3 blocked, 130."""
+        from xenimport import exceptions
+        from xenimport.workflow import run as workflow_run
+
+        self.exit_code = 0
+        try:
+            return super().run(parsed_args) or self.exit_code
+        except workflow_run.Failed as failed:
+            return self._failed(parsed_args, failed)
+        except exceptions.XenImportError as error:
+            return self._error(error)
+        except KeyboardInterrupt:
+            self.tell('Interrupted.')
+            return EXIT_INTERRUPTED
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or _is_openstack(error):
+                raise
+            unexpected = _unexpected(error)
+            unexpected.__cause__ = error
+            return self._error(unexpected)
+
+    def tell(self, text: str) -> None:
+        """Talk to the person: on stderr, so that data stays clean."""
+        print(text, file=sys.stderr, flush=True)
+
+    def _error(self, error: exceptions.XenImportError) -> int:
+        from xenimport.osc import formatting
+
+        self.tell(formatting.printable(str(error)))
+        if self.app.options.debug:
+            self.log.error('', exc_info=error.__cause__ or error)
+        return error.exit_code
+
+    def _failed(
+        self,
+        parsed_args: argparse.Namespace,
+        failed: workflow_run.Failed,
+    ) -> int:
+        from xenimport import exceptions
+        from xenimport.osc import formatting
+
+        if isinstance(failed.error, exceptions.BlockedError):
+            for finding in failed.error.findings:
+                self.tell(formatting.finding(finding) + '\n')
+        if failed.report is not None:
+            self.write_report(parsed_args, failed.report)
+        if isinstance(failed.error, KeyboardInterrupt):
+            self.tell('Interrupted; everything made so far was removed.')
+            code = EXIT_INTERRUPTED
+        else:
+            code = self._error(failed.error)
+        for left in failed.leftovers:
+            self._error(left)
+        return code
+
+    def write_report(
+        self, parsed_args: argparse.Namespace, report: model.Report
+    ) -> None:
+        """Write the JSON report where ``--report`` says, if it does."""
+        path = getattr(parsed_args, 'report', None)
+        if path:
+            save_report(path, report)
+
+
+def _is_openstack(error: Exception) -> bool:
+    """Whether the client's own machinery raised it, and shows it."""
+    return type(error).__module__.partition('.')[0] in (
+        'cliff',
+        'keystoneauth1',
+        'openstack',
+        'openstackclient',
+        'osc_lib',
+    )
+
+
+def _unexpected(error: Exception) -> exceptions.XenImportError:
+    from xenimport import exceptions
+
+    return exceptions.XenImportError(
+        'internal.unexpected',
+        'Something happened that xenimport does not foresee: a bug',
+        found=f'{type(error).__name__}: {error}',
+        fix='run the command again with "openstack --debug" and report '
+        'what it prints',
+    )
+
+
+def save_report(path: str, report: model.Report) -> None:
+    """Write a report as JSON, whole or not at all.
+
+    :raises xenimport.exceptions.XenImportError: if it cannot be written
+    """
+    from xenimport import exceptions
+
+    partial = f'{path}.part'
+    try:
+        with open(partial, 'w', encoding='utf-8') as stream:
+            json.dump(report.as_dict(), stream, indent=2, ensure_ascii=True)
+            stream.write('\n')
+        os.replace(partial, path)
+    except OSError as error:
+        raise exceptions.XenImportError(
+            'report.not-written',
+            'The report cannot be written',
+            where=path,
+            found=str(error.strerror),
+            fix='name another file with --report',
+        ) from error
+
+
+def add_package(parser: argparse.ArgumentParser) -> None:
+    """The PACKAGE argument and what every command on a package takes."""
+    parser.add_argument(
+        'package',
+        metavar='<package>',
+        help='Guest exported from Xen: an .ova, or a disk file (.vhd, '
+        'RAW); known by its content',
+    )
+    parser.add_argument(
+        '--disk-bus',
+        choices=['auto', 'virtio', 'scsi', 'sata', 'ide'],
+        help='Bus that the disks shall have on KVM (default: auto, which '
+        'takes virtio where the guest has or gets a driver)',
+    )
+    parser.add_argument(
+        '--work-dir',
+        metavar='<directory>',
+        help='Where workfiles are made, with room for the data of all '
+        'disks (default: $TMPDIR or /var/tmp)',
+    )
+    parser.add_argument(
+        '--report',
+        metavar='<file>',
+        help='Write the whole report to this file, as JSON',
+    )
+
+
+def add_repair(parser: argparse.ArgumentParser) -> None:
+    """The options of the commands that repair."""
+    parser.add_argument(
+        '--no-repair',
+        action='store_true',
+        help='Take the disks as they are: no guest is looked for',
+    )
+    parser.add_argument(
+        '--initramfs',
+        choices=['append', 'rebuild'],
+        help='How virtio gets into an initramfs: append the modules (runs '
+        "no guest code), or rebuild it with the guest's own tool in the "
+        'appliance (default: append)',
+    )
+    parser.add_argument(
+        '--accept',
+        metavar='<id>',
+        action='append',
+        default=[],
+        help='Go on in spite of the finding with this id (repeat option '
+        'to accept several)',
+    )
+    parser.add_argument(
+        '--keep-workfile',
+        action='store_true',
+        help='Keep the work directory and say where it is',
+    )
+
+
+def settings(
+    parsed_args: argparse.Namespace,
+    *,
+    image: model.ImageRequest | None = None,
+    work_dir: str | None = None,
+) -> context.Settings:
+    """The arguments as the workflow wants them."""
+    from xenimport import opts
+    from xenimport.workflow import context
+
+    conf = opts.load()
+    defaults = conf[opts.GROUP]
+    return context.Settings(
+        package=parsed_args.package,
+        conf=conf,
+        disk_bus=parsed_args.disk_bus or defaults.disk_bus,
+        initramfs=getattr(parsed_args, 'initramfs', None)
+        or defaults.initramfs,
+        repair=not getattr(parsed_args, 'no_repair', False),
+        accept=frozenset(getattr(parsed_args, 'accept', ())),
+        keep_workfile=getattr(parsed_args, 'keep_workfile', False),
+        work_dir=parsed_args.work_dir or work_dir,
+        image=image,
+    )

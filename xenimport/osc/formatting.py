@@ -1,0 +1,171 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""How findings, changes and the report look to a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from collections.abc import Sequence
+import typing
+
+from cliff import columns
+
+from xenimport import model
+
+_UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
+
+
+def size(count: float | None) -> str:
+    """Bytes for a person: ``1.5 GiB``."""
+    if count is None:
+        return 'unknown'
+    for unit in _UNITS:
+        if abs(count) < 1024 or unit == _UNITS[-1]:
+            break
+        count /= 1024
+    return f'{count:.0f} {unit}' if unit == 'B' else f'{count:.1f} {unit}'
+
+
+def printable(text: str) -> str:
+    """Text from a package or guest without control characters.
+
+    Names in a package are hostile input; an escape sequence in one must
+    not reach the terminal.
+    """
+    return ''.join(
+        character if character.isprintable() or character == '\n' else '?'
+        for character in text
+    )
+
+
+def finding(item: model.Finding) -> str:
+    """One finding, in the form that errors have too."""
+    lines = [f'{item.id}  {item.severity.value}  {item.title}']
+    lines.append(f'Evidence: {item.evidence}')
+    if item.repair:
+        lines.append(f'Repair: {item.repair}')
+    lines.append(f'Fix: {item.fix}')
+    if item.loss:
+        lines.append(f'Override: --accept {item.id} ({item.loss})')
+    return printable('\n'.join(lines))
+
+
+def findings(items: Iterable[model.Finding]) -> str:
+    """Findings, an empty line between two."""
+    return '\n\n'.join(finding(item) for item in items) or 'none'
+
+
+def changes(items: Iterable[model.Change]) -> str:
+    """Changes, each with its reason and where it was made."""
+    return (
+        printable(
+            '\n'.join(
+                f'{item.finding}  {item.path} on {item.target}: {item.reason}'
+                for item in items
+            )
+        )
+        or 'none'
+    )
+
+
+def steps(items: Iterable[model.Step]) -> str:
+    """Steps with seconds, and bytes where they moved any."""
+    return '\n'.join(
+        f'{item.name}  {item.seconds:.1f} s'
+        + (f'  {size(item.bytes)}' if item.bytes else '')
+        for item in items
+    )
+
+
+def source(item: typing.Mapping[str, typing.Any]) -> str:
+    """What the package is."""
+    lines = [
+        f'{item["path"]} ({item["format"]}'
+        + (f', written by {item["creator"]})' if item['creator'] else ')'),
+        f'name: {item["name"]}',
+        f'vCPUs: {item["vcpus"] or "not stated"}, '
+        f'memory: {size(item["memory"])}, '
+        f'firmware: {item["firmware"] or "not stated"}',
+    ]
+    for nic in item['nics']:
+        lines.append(f'NIC {nic["name"]}: {nic["mac"]} on {nic["network"]}')
+    for disk in item['disks']:
+        lines.append(
+            f'disk {disk["index"]}: {disk["file"]}, {disk["format"]}'
+            + (f' by {disk["creator"]}' if disk['creator'] else '')
+            + f', {size(disk["virtual_size"])}'
+        )
+    if item['bytes_read'] is not None:
+        lines.append(f'read: {size(item["bytes_read"])}')
+    return printable('\n'.join(lines))
+
+
+def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
+    """What the guest is."""
+    if item is None:
+        return 'no operating system found, or not looked for'
+    return printable(
+        f'{item["product"]} ({item["distribution"]} {item["version"]}, '
+        f'{item["architecture"]})\n'
+        f'host name: {item["hostname"]}, root: {item["root"]}, '
+        f'init: {item["init"]}\n'
+        f'kernels: {", ".join(item["kernels"]) or "none"}'
+    )
+
+
+class View(columns.FormattableColumn[typing.Any]):
+    """Data for machines, with a text for people.
+
+    :param value: what JSON and YAML show
+    :param text: what a table shows
+    """
+
+    def __init__(self, value: typing.Any, text: str) -> None:
+        super().__init__(value)
+        self._text = text
+
+    def human_readable(self) -> str:
+        return self._text
+
+
+def report(
+    item: model.Report,
+) -> tuple[tuple[str, ...], tuple[typing.Any, ...]]:
+    """The whole report as cliff's ShowOne takes it."""
+    data = item.as_dict()
+    texts = {
+        'source': source(item.source),
+        'guest': guest(item.guest),
+        'findings': findings(item.findings),
+        'remaining': _ids(item.remaining),
+        'changes': changes(item.changes),
+        'steps': steps(item.steps),
+        'recipe': '\n'.join(item.recipe),
+        'checks': f'{len(item.checks)} ran',
+        'accepted': ', '.join(item.accepted),
+        'tool': f'xenimport {item.tool.get("xenimport")}',
+        'machine': f'appliance on {item.machine.get("accelerator")}',
+        'images': '\n'.join(image.id for image in item.images),
+    }
+    names = tuple(data)
+    return names, tuple(
+        View(data[name], texts[name]) if name in texts else data[name]
+        for name in names
+    )
+
+
+def _ids(items: Sequence[model.Finding]) -> str:
+    return (
+        '\n'.join(f'{item.id}  {item.severity.value}' for item in items)
+        or 'none'
+    )

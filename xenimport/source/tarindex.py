@@ -1,0 +1,456 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Where the members of a tar archive lie, read in place.
+
+Only headers are read; a member's data is skipped by seeking. The rules
+are those of POSIX.1-2017 pax ("ustar" and "pax" interchange formats) and
+of GNU tar's long names and base-256 numbers.
+
+The standard library's tarfile is not used: it follows links, takes
+sparse members for plain ones, and reads extended headers of any size
+into memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+import os
+import stat
+
+from xenimport import exceptions
+
+BLOCK = 512
+#: More members than any package has; bounds time and memory.
+MAX_MEMBERS = 10_000
+#: Bytes of one extended header (a PAX record set or a GNU long name).
+MAX_EXTENDED = 256 * 1024
+
+_REGULAR = frozenset((b'0', b'\0', b'7'))
+_DIRECTORY = b'5'
+_PAX = frozenset((b'x', b'X'))
+_PAX_GLOBAL = b'g'
+_GNU_NAME = b'L'
+_GNU_LINK_NAME = b'K'
+_GNU_SPARSE = b'S'
+_KINDS = {
+    b'1': 'hard link',
+    b'2': 'symbolic link',
+    b'3': 'character device',
+    b'4': 'block device',
+    b'6': 'named pipe',
+    b'S': 'sparse file',
+    b'M': 'continuation of another volume',
+    b'V': 'volume label',
+    b'D': 'incremental directory',
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+    """A regular file in the archive.
+
+    :ivar offset: where its data starts in the archive, bytes
+    :ivar size: bytes
+    """
+
+    name: str
+    offset: int
+    size: int
+
+
+@dataclasses.dataclass
+class _Header:
+    """One 512-byte header block, decoded."""
+
+    name: bytes
+    size: int
+    kind: bytes
+    offset: int
+
+
+def is_tar(path: str) -> bool:
+    """Whether the file starts with a tar header whose checksum is right.
+
+    :raises xenimport.exceptions.PackageError: if it cannot be read
+    """
+    with _opened(path) as descriptor:
+        block = os.pread(descriptor.number, BLOCK, 0)
+        return _looks_like_header(block)
+
+
+def first_name(path: str) -> str | None:
+    """The name of the first member, None if it is no regular file.
+
+    :raises xenimport.exceptions.PackageError: as :func:`index` does
+    """
+    with _opened(path) as descriptor:
+        reader = _Reader(path, descriptor.number, descriptor.size)
+        member = next(reader.members(), None)
+    return member.name if member and member.offset == BLOCK else None
+
+
+def index(path: str) -> dict[str, Member]:
+    """The archive's regular files by name, in the archive's order.
+
+    :raises xenimport.exceptions.PackageError: if it is not a tar, is cut
+        short, or holds what no package may hold
+    """
+    with _opened(path) as descriptor:
+        reader = _Reader(path, descriptor.number, descriptor.size)
+        members: dict[str, Member] = {}
+        for member in reader.members():
+            if member.name in members:
+                raise exceptions.PackageError(
+                    'package.duplicate-member',
+                    'Two members of the package have the same name',
+                    where=f'{path}: {member.name!r}',
+                    fix='export the guest again',
+                )
+            members[member.name] = member
+    return members
+
+
+class _Descriptor:
+    """A regular file opened for reading, closed at the end of a block."""
+
+    def __init__(self, number: int, size: int) -> None:
+        self.number = number
+        self.size = size
+
+    def __enter__(self) -> _Descriptor:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        os.close(self.number)
+
+
+def _opened(path: str) -> _Descriptor:
+    try:
+        # Not blocking: a named pipe must not hang us.
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as error:
+        raise exceptions.PackageError(
+            'package.unreadable',
+            'The package cannot be opened',
+            where=path,
+            found=os.strerror(error.errno or 0),
+            fix='check the path and the permissions',
+        ) from error
+    status = os.fstat(number)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(number)
+        raise exceptions.PackageError(
+            'package.unreadable',
+            'The package is not a regular file',
+            where=path,
+            expected='a regular file',
+            fix='give the file that was exported',
+        )
+    return _Descriptor(number, status.st_size)
+
+
+def _looks_like_header(block: bytes) -> bool:
+    if len(block) < BLOCK or not block.strip(b'\0'):
+        return False
+    try:
+        stated = _number(block[148:156])
+    except ValueError:
+        return False
+    # The checksum field counts as eight spaces. Old writers summed
+    # signed bytes.
+    fields = block[:148] + b' ' * 8 + block[156:]
+    unsigned = sum(fields)
+    signed = unsigned - 256 * sum(1 for byte in fields if byte > 127)
+    return stated in (unsigned, signed)
+
+
+def _number(field: bytes) -> int:
+    """A header's number: octal digits, or GNU's base-256.
+
+    :raises ValueError: if it is neither, or negative
+    """
+    if field[0] & 0x80:
+        if field[0] & 0x40:
+            raise ValueError('negative')
+        return int.from_bytes(bytes((field[0] & 0x3F,)) + field[1:], 'big')
+    digits = field.replace(b'\0', b' ').strip()
+    if not digits:
+        return 0
+    if digits.strip(b'01234567'):
+        raise ValueError('not octal')
+    return int(digits, 8)
+
+
+class _Reader:
+    """Walks the headers of one archive."""
+
+    def __init__(self, path: str, descriptor: int, size: int) -> None:
+        self._path = path
+        self._descriptor = descriptor
+        self._size = size
+
+    def members(self) -> Iterator[Member]:
+        """Yield every regular file."""
+        pending: dict[str, str] = {}
+        count = 0
+        offset = 0
+        while header := self._header(offset):
+            count += 1
+            if count > MAX_MEMBERS:
+                raise self._error(
+                    'package.too-many-members',
+                    'The package has too many members',
+                    offset,
+                    expected=f'at most {MAX_MEMBERS}',
+                    fix='give the exported guest alone',
+                )
+            data = offset + BLOCK
+            size = header.size
+            if header.kind in _REGULAR or header.kind == _DIRECTORY:
+                name, size = self._resolve(header, pending)
+                pending = {}
+                # A directory's size is not the length of any data.
+                if header.kind == _DIRECTORY or name.endswith('/'):
+                    size = 0
+                else:
+                    self._check_fits(name, data, size)
+                    yield Member(name, data, size)
+            else:
+                self._extended(header, pending)
+            offset = data + -(-size // BLOCK) * BLOCK
+
+    def _header(self, offset: int) -> _Header | None:
+        """The header at ``offset``, None at the end of the archive."""
+        block = os.pread(self._descriptor, BLOCK, offset)
+        # Some writers leave out the two zero blocks that end a tar.
+        if offset and (not block or block == bytes(BLOCK)):
+            return None
+        if not _looks_like_header(block):
+            raise self._bad_header(block, offset)
+        try:
+            size = _number(block[124:136])
+        except ValueError as error:
+            raise self._bad_header(block, offset) from error
+        name = block[:100].split(b'\0', 1)[0]
+        if block[257:263] == b'ustar\0':
+            prefix = block[345:500].split(b'\0', 1)[0]
+            if prefix:
+                name = prefix + b'/' + name
+        return _Header(name, size, block[156:157], offset)
+
+    def _bad_header(
+        self, block: bytes, offset: int
+    ) -> exceptions.PackageError:
+        if offset == 0:
+            return exceptions.PackageError(
+                'package.not-a-tar',
+                'The package is not a tar archive',
+                where=self._path,
+                expected='a tar header at offset 0, as every .ova has',
+                found=describe(block),
+                fix='give the .ova file as it was exported; a bare disk '
+                'must be named .vhd or .raw',
+            )
+        if len(block) < BLOCK:
+            return self._error(
+                'package.truncated',
+                'The package ends in the middle of a tar header',
+                offset,
+                fix='copy the package again, or export it again',
+            )
+        return self._error(
+            'package.damaged',
+            'A tar header in the package is damaged',
+            offset,
+            expected='a tar header with a right checksum',
+            found=describe(block),
+            fix='copy the package again, or export it again',
+        )
+
+    def _extended(self, header: _Header, pending: dict[str, str]) -> None:
+        """Take in a header that describes the members after it.
+
+        :raises xenimport.exceptions.PackageError: for any other kind
+        """
+        if header.kind in _PAX:
+            pending.update(self._pax_records(header))
+        elif header.kind == _PAX_GLOBAL:
+            records = self._pax_records(header)
+            if 'path' in records or 'size' in records:
+                raise self._unsafe(
+                    header, 'a global header that names a path or size'
+                )
+        elif header.kind == _GNU_NAME:
+            data = self._extended_data(header)
+            pending['path'] = self._text(header, data.split(b'\0', 1)[0])
+        elif header.kind == _GNU_LINK_NAME:
+            raise self._unsafe(header, 'link')
+        else:
+            kind = _KINDS.get(header.kind, f'kind {header.kind!r}')
+            raise self._unsafe(header, kind)
+
+    def _extended_data(self, header: _Header) -> bytes:
+        if header.size > MAX_EXTENDED:
+            raise self._error(
+                'package.damaged',
+                'An extended header in the package is too large',
+                header.offset,
+                expected=f'at most {MAX_EXTENDED} bytes',
+                found=f'{header.size} bytes',
+                fix='export the guest again',
+            )
+        self._check_fits('(header)', header.offset + BLOCK, header.size)
+        return os.pread(self._descriptor, header.size, header.offset + BLOCK)
+
+    def _pax_records(self, header: _Header) -> dict[str, str]:
+        """The records ``LENGTH KEY=VALUE`` of a PAX header."""
+        data = self._extended_data(header)
+        records: dict[str, str] = {}
+        position = 0
+        while position < len(data) and data[position]:
+            space = data.find(b' ', position, position + 12)
+            digits = data[position:space] if space > 0 else b''
+            if not digits.isdigit():
+                raise self._bad_pax(header)
+            end = position + int(digits)
+            record = data[space + 1 : end]
+            if (
+                end > len(data)
+                or not record.endswith(b'\n')
+                or b'=' not in record
+            ):
+                raise self._bad_pax(header)
+            key, value = record[:-1].split(b'=', 1)
+            if key in (b'path', b'size') or key.startswith(b'GNU.sparse'):
+                records[self._text(header, key)] = self._text(header, value)
+            position = end
+        return records
+
+    def _bad_pax(self, header: _Header) -> exceptions.PackageError:
+        return self._error(
+            'package.damaged',
+            'A PAX header in the package is damaged',
+            header.offset,
+            expected='records of the form LENGTH KEY=VALUE',
+            fix='copy the package again, or export it again',
+        )
+
+    def _resolve(
+        self, header: _Header, pending: dict[str, str]
+    ) -> tuple[str, int]:
+        """The member's name and size after its extended headers."""
+        if any(key.startswith('GNU.sparse') for key in pending):
+            raise self._unsafe(header, _KINDS[_GNU_SPARSE])
+        name = pending.get('path')
+        if name is None:
+            name = self._text(header, header.name)
+        size = header.size
+        if 'size' in pending:
+            digits = pending['size']
+            # Twenty digits hold any 64-bit number.
+            if len(digits) > 20 or not (digits.isascii() and digits.isdigit()):
+                raise self._bad_pax(header)
+            size = int(digits)
+        return self._safe_name(header, name), size
+
+    def _safe_name(self, header: _Header, name: str) -> str:
+        """The name without a leading ``./``.
+
+        :raises xenimport.exceptions.PackageError: if it leads outside
+        """
+        parts = name.split('/')
+        if name.startswith('/') or '..' in parts or '\0' in name:
+            raise self._error(
+                'package.unsafe-name',
+                'A member of the package has a name that leads outside',
+                header.offset,
+                expected='a relative name without ".."',
+                found=repr(name[:200]),
+                fix='do not trust this package',
+            )
+        tail = '/' if name.endswith('/') else ''
+        return '/'.join(p for p in parts if p not in ('', '.')) + tail
+
+    def _text(self, header: _Header, data: bytes) -> str:
+        try:
+            return data.decode('utf-8')
+        except UnicodeDecodeError as error:
+            raise self._error(
+                'package.unsafe-name',
+                'A name in the package is not UTF-8',
+                header.offset,
+                found=repr(data[:200]),
+                fix='export the guest again under a plain name',
+            ) from error
+
+    def _check_fits(self, name: str, offset: int, size: int) -> None:
+        if size > self._size - offset:
+            raise exceptions.PackageError(
+                'package.truncated',
+                'The package ends before its contents do',
+                where=f'{self._path}: {name}',
+                expected=f'{size} bytes from offset {offset}',
+                found=f'{max(0, self._size - offset)} bytes',
+                fix='copy the package again, or export it again',
+            )
+
+    def _unsafe(self, header: _Header, kind: str) -> exceptions.PackageError:
+        return self._error(
+            'package.unsafe-member',
+            f'The package holds a {kind}',
+            header.offset,
+            expected='regular files only',
+            found=f'{kind} {header.name[:100]!r}',
+            fix='export the guest again, or pack its files with plain tar',
+        )
+
+    def _error(
+        self,
+        error_id: str,
+        message: str,
+        offset: int,
+        *,
+        expected: str | None = None,
+        found: str | None = None,
+        fix: str | None = None,
+    ) -> exceptions.PackageError:
+        return exceptions.PackageError(
+            error_id,
+            message,
+            where=f'{self._path}, offset {offset}',
+            expected=expected,
+            found=found,
+            fix=fix,
+        )
+
+
+_SIGNATURES = (
+    (b'\x1f\x8b', 'a gzip stream'),
+    (b'\x28\xb5\x2f\xfd', 'a zstd stream'),
+    (b'PK\x03\x04', 'a zip archive'),
+    (b'conectix', 'a VHD'),
+    (b'QFI\xfb', 'a qcow2 image'),
+    (b'KDMV', 'a VMDK'),
+    (b'<', 'XML or HTML text'),
+)
+
+
+def describe(block: bytes) -> str:
+    """What the first bytes of a file look like, for an error."""
+    if not block:
+        return 'nothing: the file is empty'
+    for signature, name in _SIGNATURES:
+        if block.startswith(signature):
+            return name
+    return f'bytes {block[:16].hex(" ")}'

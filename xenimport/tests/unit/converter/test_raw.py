@@ -1,0 +1,205 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""RAW disks, the reader of regions, and the wrapper."""
+
+import os
+import struct
+
+from xenimport import exceptions
+from xenimport import model
+from xenimport.converter import copy
+from xenimport.converter import raw
+from xenimport.converter import region
+from xenimport.converter import wrap
+from xenimport.tests import packages
+from xenimport.tests.unit.converter import cases
+
+MIB = 1024 * 1024
+
+
+class RawTest(cases.DiskTestCase):
+    def probe(self, content: bytes, name: str = 'd.raw') -> bool:
+        return raw.RawConverter().probe(
+            self.package(), self.disk(content, name)
+        )
+
+    def test_data(self) -> None:
+        data = cases.noise(8192)
+        image = self.opened(raw.RawConverter(), data)
+        self.assertEqual(8192, image.virtual_size)
+        self.assertEqual('raw', image.format)
+        self.assertEqual(data[100:5000], image.pread(100, 4900))
+        self.assertEqual(data[-1:], image.pread(8191, 10))
+
+    def test_holes(self) -> None:
+        path = self.path('disk')
+        with open(path, 'wb') as stream:
+            stream.truncate(8 * MIB)
+            stream.seek(4 * MIB)
+            stream.write(b'x' * 65536)
+        if os.stat(path).st_blocks * 512 >= 8 * MIB:
+            self.skipTest('this file system has no holes')
+        # In a tar the disk starts anywhere: here 1536 bytes before.
+        piece = model.Piece(4 * MIB - 1536, 2 * MIB, 0)
+        disk = model.Disk('d', 'd', 0, model.Region(path, 'd', (piece,)))
+        with raw.RawConverter().open(self.package(), disk) as image:
+            self.assertEqual(
+                [
+                    (0, 1536, False),
+                    (1536, 65536, True),
+                    (1536 + 65536, 2 * MIB - 1536 - 65536, False),
+                ],
+                list(image.extents()),
+            )
+
+    def test_containers_are_not_raw(self) -> None:
+        blank = bytes(MIB)
+        for name, content in (
+            ('dynamic', packages.dynamic_vhd(blank)),
+            ('fixed', packages.fixed_vhd(blank)),
+            ('short footer', packages.fixed_vhd(blank)[:-1]),
+            ('qcow2', b'QFI\xfb\0\0\0\x03' + blank),
+            ('qed', b'QED\0' + blank),
+            ('vhdx', b'vhdxfile' + blank),
+            ('vmdk', b'KDMV\x01\0\0\0' + blank),
+            ('vdi', bytes(64) + struct.pack('<I', 0xBEDA107F) + blank),
+            ('gzip', b'\x1f\x8b\x08' + blank),
+            ('zstd', b'\x28\xb5\x2f\xfd' + blank),
+        ):
+            with self.subTest(name=name):
+                self.assertFalse(self.probe(content))
+                self.assert_refused(
+                    raw.RawConverter(), content, 'raw.is-container'
+                )
+
+    def test_names_of_other_formats_are_not_raw(self) -> None:
+        self.assertFalse(self.probe(bytes(4096), 'd.VHD'))
+        self.assertFalse(self.probe(bytes(4096), 'd.vmdk'))
+
+    def test_disks_are_raw(self) -> None:
+        self.assertTrue(self.probe(bytes(510) + b'\x55\xaa'))
+        self.assertTrue(self.probe(cases.noise(MIB)))
+        self.assertTrue(self.probe(bytes(4096), 'volume'))
+
+    def test_not_whole_sectors(self) -> None:
+        self.assert_refused(raw.RawConverter(), bytes(1000), 'raw.size')
+        self.assert_refused(raw.RawConverter(), b'', 'raw.size')
+
+
+class RegionTest(cases.DiskTestCase):
+    def test_pieces(self) -> None:
+        path = self.path('file')
+        with open(path, 'wb') as stream:
+            stream.write(b'..abc....defg..hi')
+        pieces = (
+            model.Piece(2, 3, 0),
+            model.Piece(9, 4, 3),
+            model.Piece(15, 2, 7),
+        )
+        reader = region.RegionReader(model.Region(path, 'r', pieces))
+        self.addCleanup(reader.release)
+        self.assertEqual(b'abcdefghi', reader.read(0, 100))
+        self.assertEqual(b'cdefgh', reader.read(2, 6))
+        self.assertEqual(b'h', reader.read(7, 1))
+        self.assertEqual(b'', reader.read(9, 1))
+        self.assertEqual(9 + 6 + 1, reader.bytes_read)
+
+    def test_shorter_than_the_region(self) -> None:
+        disk = self.disk(bytes(1024))
+        os.truncate(disk.region.path, 2000)
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            region.RegionReader(disk.region)
+        self.assertEqual('package.truncated', caught.exception.id)
+
+    def test_shrinks_while_it_is_read(self) -> None:
+        reader = region.RegionReader(self.disk(bytes(1024)).region)
+        self.addCleanup(reader.release)
+        os.truncate(self.path('package'), 2000)
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            reader.read(0, 1024)
+        self.assertEqual('package.truncated', caught.exception.id)
+
+    def test_change_is_seen_at_the_end(self) -> None:
+        disk = self.disk(bytes(1024))
+        with raw.RawConverter().open(self.package(), disk) as inner:
+            image = wrap.WrappedImage(inner)
+            copy.copy(image, self.path('first.raw'))
+            with open(disk.region.path, 'ab') as stream:
+                stream.write(b'more')
+            for changed in (inner, image):
+                with self.assertRaises(exceptions.DiskImageError) as caught:
+                    copy.copy(changed, self.path('second.raw'))
+                self.assertEqual('package.changed', caught.exception.id)
+        self.assertFalse(os.path.exists(self.path('second.raw')))
+        image.close()
+
+    def test_compressed(self) -> None:
+        whole = self.disk(bytes(1024)).region
+        packed = model.Region(
+            whole.path, 'r.gz', whole.pieces, seekable=False, decoder='gzip'
+        )
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            region.RegionReader(packed)
+        self.assertEqual('package.compressed-disk', caught.exception.id)
+
+
+class WrapTest(cases.DiskTestCase):
+    def wrapped(self, data: bytes, **options: bool) -> wrap.WrappedImage:
+        inner = self.opened(raw.RawConverter(), data)
+        return wrap.WrappedImage(inner, wrap.LINUX, **options)
+
+    def test_table(self) -> None:
+        image = self.wrapped(bytes(3 * 512))
+        sector = image.pread(0, 512)
+        self.assertEqual(b'\x55\xaa', sector[510:])
+        self.assertNotEqual(bytes(4), sector[440:444])
+        # Sector 2048 is cylinder 0, head 32, sector 33; the last one is
+        # 2050: head 32, sector 35.
+        self.assertEqual(
+            bytes((0, 32, 33, 0, 0x83, 32, 35, 0))
+            + (2048).to_bytes(4, 'little')
+            + (3).to_bytes(4, 'little'),
+            sector[446:462],
+        )
+        self.assertEqual(bytes(48), sector[462:510])
+
+    def test_active(self) -> None:
+        sector = self.wrapped(bytes(512), active=True).pread(0, 512)
+        self.assertEqual(0x80, sector[446])
+
+    def test_bytes(self) -> None:
+        data = cases.noise(MIB + 512)
+        image = self.wrapped(data)
+        self.assertEqual(3 * MIB, image.virtual_size)
+        whole = image.pread(0, image.virtual_size)
+        self.assertEqual(bytes(MIB - 512), whole[512:MIB])
+        self.assertEqual(data, whole[MIB : 2 * MIB + 512])
+        self.assertEqual(bytes(MIB - 512), whole[2 * MIB + 512 :])
+        for offset in (511, MIB - 1, 2 * MIB + 511, 3 * MIB - 2):
+            self.assertEqual(
+                whole[offset : offset + 3], image.pread(offset, 3)
+            )
+
+    def test_extents_cover_the_disk(self) -> None:
+        end = 0
+        for offset, length, _ in self.wrapped(b'x' * 1536).extents():
+            self.assertEqual(end, offset)
+            end += length
+        self.assertEqual(2 * MIB, end)
+
+    def test_too_large(self) -> None:
+        inner = self.opened(raw.RawConverter(), bytes(512))
+        inner.virtual_size = 1 << 42
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            wrap.WrappedImage(inner)
+        self.assertEqual('wrap.too-large', caught.exception.id)

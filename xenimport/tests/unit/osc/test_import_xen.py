@@ -1,0 +1,118 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+import contextlib
+import io
+import types
+import unittest
+from unittest import mock
+
+from xenimport import model
+from xenimport.osc import base
+from xenimport.osc import import_xen
+from xenimport.workflow import run
+
+
+class ArgumentsTest(unittest.TestCase):
+    def setUp(self):
+        super().setUp()
+        app = mock.Mock(spec_set=['client_manager', 'options'])
+        app.options = types.SimpleNamespace(debug=False)
+        self.command = import_xen.ImportXen(app, None)
+        self.parser = self.command.get_parser('openstack image import-xen')
+
+    def request(self, *arguments):
+        return self.command._image_request(
+            self.parser.parse_args(['guest.ova', *arguments])
+        )
+
+    def test_defaults_leave_everything_to_package_and_cloud(self):
+        self.assertEqual(model.ImageRequest(name=''), self.request())
+
+    def test_everything_as_image_create_spells_it(self):
+        self.assertEqual(
+            model.ImageRequest(
+                name='web',
+                properties={'a': '1', 'b': '2'},
+                tags=('x', 'y'),
+                visibility='shared',
+                protected=True,
+                min_disk=7,
+                min_ram=512,
+            ),
+            self.request(
+                '--name', 'web', '--property', 'a=1', '--property', 'b=2',
+                '--tag', 'x', '--tag', 'y', '--shared', '--protected',
+                '--min-disk', '7', '--min-ram', '512',
+            ),
+        )  # fmt: skip
+
+    def test_visibilities_exclude_each_other(self):
+        with (
+            self.assertRaises(SystemExit) as caught,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            self.parser.parse_args(['guest.ova', '--public', '--private'])
+        self.assertEqual(2, caught.exception.code)
+
+    def test_settings(self):
+        settings = base.settings(
+            self.parser.parse_args(
+                ['guest.ova', '--disk-bus', 'scsi', '--no-repair',
+                 '--accept', 'linux.a', '--accept', 'linux.b',
+                 '--keep-workfile', '--work-dir', '/srv']
+            )
+        )  # fmt: skip
+        self.assertEqual('guest.ova', settings.package)
+        self.assertEqual('scsi', settings.disk_bus)
+        self.assertFalse(settings.repair)
+        self.assertEqual({'linux.a', 'linux.b'}, settings.accept)
+        self.assertTrue(settings.keep_workfile)
+        self.assertEqual('/srv', settings.work_dir)
+
+    def test_dry_run_needs_no_target_and_exits_3_when_blocked(self):
+        report = model.Report(
+            source={
+                'path': 'guest.ova', 'format': 'ova', 'creator': None,
+                'name': 'g', 'vcpus': None, 'memory': None,
+                'firmware': None, 'nics': [], 'disks': [],
+                'bytes_read': 0,
+            },
+            remaining=(
+                model.Finding(
+                    'linux.a', model.Severity.BLOCKER, 't', 'e', 'f'
+                ),
+            ),
+        )  # fmt: skip
+        arguments = self.parser.parse_args(['guest.ova', '--dry-run'])
+        with mock.patch.object(
+            run, 'inspect', autospec=True, return_value=report
+        ) as look:
+            columns, rows = self.command.take_action(arguments)
+        self.assertTrue(look.call_args.kwargs['rehearse'])
+        self.assertEqual(('Field', 'Value'), columns)
+        self.assertIn('remaining', [name for name, _value in rows])
+        self.assertEqual(3, self.command.exit_code)
+
+
+class RowTest(unittest.TestCase):
+    def test_row_matches_columns(self):
+        image = model.Image(
+            0, 'id', 'name', 'active', 512, 'md5', 'sha512', 'ab',
+            {'hw_disk_bus': 'virtio'},
+        )  # fmt: skip
+        row = dict(zip(import_xen._COLUMNS, import_xen._row(image), strict=True))
+        self.assertEqual('active', row['Status'])
+        self.assertEqual('ab', row['Hash Value'])
+        self.assertEqual(
+            {'hw_disk_bus': 'virtio'}, row['Properties'].machine_readable()
+        )

@@ -1,0 +1,133 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""What one run was asked, and what it knows so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+
+from oslo_config import cfg
+
+from xenimport.converter import base as converter_base
+from xenimport import exceptions
+from xenimport import model
+from xenimport import opts
+from xenimport.target import base as target_base
+
+
+class Observer:
+    """Who watches a run; this one does not care."""
+
+    def step(self, name: str) -> None:
+        """A step starts."""
+
+    def step_done(self, name: str, seconds: float, moved: int) -> None:
+        """A step has ended well, after moving ``moved`` bytes."""
+
+    def progress(self, done: int, total: int) -> None:
+        """The running step has done ``done`` of ``total`` bytes."""
+
+    def say(self, line: str) -> None:
+        """Something a person should read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What a command was asked.
+
+    :ivar accept: ids of findings that shall not stop the run
+    :ivar work_dir: where the work directory is made, None for default
+    :ivar image: the name, properties, ... that the user gave
+    """
+
+    package: str
+    conf: cfg.ConfigOpts
+    disk_bus: str = 'auto'
+    initramfs: str = 'append'
+    repair: bool = True
+    accept: frozenset[str] = frozenset()
+    keep_workfile: bool = False
+    work_dir: str | None = None
+    image: model.ImageRequest | None = None
+
+    def option(self, name: str) -> typing.Any:
+        """A value of ``[import_xen]``."""
+        return self.conf[opts.GROUP][name]
+
+
+@dataclasses.dataclass
+class OpenDisk:
+    """A disk of the package with its disk image.
+
+    :ivar format: the converter's name
+    :ivar workfile: its path, empty until the disk has been copied
+    """
+
+    disk: model.Disk
+    format: str
+    converter: converter_base.Converter
+    image: converter_base.DiskImage
+    workfile: str = ''
+
+
+class Run:
+    """All that the steps of one run share.
+
+    :ivar leftovers: what could not be undone after a failure
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        observer: Observer | None = None,
+        target: target_base.Target | None = None,
+    ) -> None:
+        self.settings = settings
+        self.observer = observer or Observer()
+        self.target = target
+        self.virtual_system: model.VirtualSystem | None = None
+        self.disks: list[OpenDisk] = []
+        self.work_dir: str | None = None
+        self.operating_system: model.OperatingSystem | None = None
+        self.guest_facts: dict[str, typing.Any] = {}
+        self.accelerator: str | None = None
+        self.bytes_read: int | None = None
+        self.findings: tuple[model.Finding, ...] = ()
+        self.remaining: tuple[model.Finding, ...] = ()
+        self.changes: tuple[model.Change, ...] = ()
+        self.checks: list[model.CheckRun] = []
+        self.steps: list[model.Step] = []
+        self.requests: list[model.ImageRequest] = []
+        self.images: list[model.Image] = []
+        self.recipe: tuple[str, ...] = ()
+        self.leftovers: list[exceptions.XenImportError] = []
+
+    @property
+    def system(self) -> model.VirtualSystem:
+        """The virtual system, once the package has been read."""
+        if self.virtual_system is None:
+            raise RuntimeError('the package has not been read yet')
+        return self.virtual_system
+
+    @property
+    def directory(self) -> str:
+        """The work directory, once it has been made."""
+        if self.work_dir is None:
+            raise RuntimeError('there is no work directory yet')
+        return self.work_dir
+
+    def close(self) -> None:
+        """Release the disk images."""
+        for disk in self.disks:
+            disk.image.close()

@@ -1,0 +1,129 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Runs the checks: diagnoses, repairs, and diagnoses again."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Sequence
+import time
+
+from oslo_log import log as logging
+
+from xenimport import exceptions
+from xenimport.guest import guest as guest_room
+from xenimport import model
+from xenimport.remediation import base
+
+LOG = logging.getLogger(__name__)
+
+
+class Doctor:
+    """The checks that apply to one guest.
+
+    :ivar runs: every check that ran, in order
+    """
+
+    def __init__(
+        self,
+        guest: guest_room.Guest,
+        remediations: Iterable[base.Remediation],
+        request: base.Request,
+        disabled: Collection[str] = (),
+    ) -> None:
+        self._guest = guest
+        self._checks: list[base.Check] = [
+            check
+            for remediation in remediations
+            if remediation.matches(guest.operating_system)
+            for check in remediation.checks(request)
+            if check.id not in disabled
+        ]
+        self._found: list[tuple[base.Check, model.Finding]] = []
+        self.runs: list[model.CheckRun] = []
+
+    def diagnose(self, phase: str = 'diagnose') -> tuple[model.Finding, ...]:
+        """Every finding, in the order of the checks.
+
+        :param phase: ``diagnose``, or ``verify`` after a repair
+        """
+        self._found = []
+        for check in self._checks:
+            started = time.monotonic()
+            findings = list(check.diagnose(self._guest))
+            self._found += [(check, finding) for finding in findings]
+            self._record(check, phase, len(findings), started)
+        return tuple(finding for _check, finding in self._found)
+
+    def repair(self) -> tuple[model.Change, ...]:
+        """Mend what the last diagnosis found, where a check can."""
+        changes: list[model.Change] = []
+        for check in self._checks:
+            mine = [
+                finding
+                for owner, finding in self._found
+                if owner is check and finding.repair
+            ]
+            if not mine:
+                continue
+            started = time.monotonic()
+            for finding in mine:
+                LOG.info('repairing %s %s', finding.id, finding.subject)
+                changes += check.repair(self._guest, finding)
+            self._record(check, 'repair', len(mine), started)
+        return tuple(changes)
+
+    def _record(
+        self, check: base.Check, phase: str, findings: int, started: float
+    ) -> None:
+        seconds = time.monotonic() - started
+        self.runs.append(
+            model.CheckRun(check.id, check.title, phase, findings, seconds)
+        )
+
+
+def blockers(
+    findings: Sequence[model.Finding],
+    accepted: Collection[str],
+    *,
+    repairable: bool,
+) -> list[model.Finding]:
+    """The findings that stop a run.
+
+    :param accepted: ids that the user named; they count only where the
+        finding says what is lost
+    :param repairable: whether findings with a repair count as well
+    """
+    return [
+        finding
+        for finding in findings
+        if finding.severity is model.Severity.BLOCKER
+        and (repairable or not finding.repair)
+        and not (finding.loss and finding.id in accepted)
+    ]
+
+
+def refuse_blockers(
+    findings: Sequence[model.Finding],
+    accepted: Collection[str],
+    *,
+    repairable: bool,
+) -> None:
+    """Stop the run where blockers are left.
+
+    :raises xenimport.exceptions.BlockedError: naming them
+    """
+    left = blockers(findings, accepted, repairable=repairable)
+    if left:
+        raise exceptions.BlockedError(left)

@@ -1,0 +1,81 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""Ctrl-C and SIGTERM, let in only where a step can be undone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import signal
+import threading
+import types
+import typing
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Gate:
+    """Holds signals back, except inside :meth:`open`.
+
+    A KeyboardInterrupt in the middle of the engine's own bookkeeping
+    would leave it without undoing anything. So a signal that comes while
+    the gate is shut waits until a step opens it.
+    """
+
+    def __init__(self) -> None:
+        self._open = False
+        self._pending = False
+        self._undoing = False
+
+    def _handle(self, number: int, frame: types.FrameType | None) -> None:
+        if self._undoing:
+            # What has been made is being removed already.
+            return
+        if self._open:
+            self._open = False
+            raise KeyboardInterrupt
+        self._pending = True
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[Gate]:
+        """Take the signals over; without effect beside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        before: dict[signal.Signals, typing.Any] = {
+            number: signal.signal(number, self._handle) for number in _SIGNALS
+        }
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """Let a signal in.
+
+        :raises KeyboardInterrupt: when one came or had come before
+        """
+        self._open = True
+        try:
+            if self._pending:
+                self._pending = False
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._open = False
+
+    def undoing(self) -> None:
+        """From now on signals change nothing: the end is near anyway."""
+        self._undoing = True

@@ -1,0 +1,401 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+"""The steps of a run, in the order in which they may stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import time
+
+from oslo_log import log as logging
+
+from xenimport.converter import copy
+from xenimport.converter import serve
+from xenimport import exceptions
+from xenimport.guest import accelerator
+from xenimport.guest import guest as guest_room
+from xenimport.guest import session
+from xenimport import model
+from xenimport.remediation import base as remediation_base
+from xenimport.verify import disk as verify_disk
+from xenimport.workflow import context
+from xenimport.workflow import diagnosis
+from xenimport.workflow import drivers
+from xenimport.workflow import engine
+from xenimport.workflow import layout
+from xenimport.workflow import properties
+
+LOG = logging.getLogger(__name__)
+
+#: The place for large temporary files that survive a reboot (FHS).
+_WORK_PARENT = '/var/tmp'  # noqa: S108 - mkdtemp makes it private
+#: Room for logs, sockets and overlays beside the disks, bytes.
+_MARGIN = 64 << 20
+
+
+@contextlib.contextmanager
+def _timed(run: context.Run, name: str) -> Iterator[None]:
+    """A part of a step, with its own line in the report."""
+    started = time.monotonic()
+    yield
+    run.steps.append(model.Step(name, time.monotonic() - started))
+
+
+def _progress(
+    run: context.Run, before: int, total: int
+) -> model.Progress:
+    """One disk's progress as a part of that of all disks."""
+
+    def report(done: int, _size: int) -> None:
+        run.observer.progress(before + done, total)
+
+    return report
+
+
+class ReadPackage(engine.Step):
+    """Describe the virtual system and open its disk images."""
+
+    name = 'read package'
+
+    def do(self, run: context.Run) -> int:
+        settings = run.settings
+        sources = drivers.load(
+            settings.conf, 'source', settings.option('enabled_sources')
+        )
+        converters = drivers.load(
+            settings.conf, 'converter', settings.option('enabled_converters')
+        )
+        system = drivers.open_package(sources, settings.package)
+        run.virtual_system = system
+        findings = list(system.findings)
+        for disk in system.disks:
+            name, converter = drivers.choose_converter(
+                converters, system.package, disk
+            )
+            image = converter.open(system.package, disk)
+            run.disks.append(context.OpenDisk(disk, name, converter, image))
+            findings += image.findings
+            differs = layout.capacity_differs(image, disk)
+            bare = layout.bare_file_system(image, disk)
+            findings += [item for item in (differs, bare) if item]
+        run.findings = tuple(findings)
+        return 0
+
+    def undo(self, run: context.Run) -> None:
+        run.close()
+
+
+class ValidateTarget(engine.Step):
+    """Let the target refuse before any slow work."""
+
+    name = 'ask target'
+
+    def do(self, run: context.Run) -> int:
+        if run.target is None:
+            raise RuntimeError('a run without a target')
+        run.requests = [
+            _request(run, opened.disk.index) for opened in run.disks
+        ]
+        run.target.validate(run.requests)
+        return 0
+
+    def undo(self, run: context.Run) -> None:
+        # Here and not in Publish: an output directory that the target
+        # has made is empty only after the work directory is gone.
+        if run.target is not None:
+            run.target.discard()
+        run.images = []
+
+
+def _request(run: context.Run, index: int) -> model.ImageRequest:
+    """What disk ``index``'s image shall be, before the guest is known."""
+    asked = run.settings.image or model.ImageRequest(name='')
+    name = asked.name or run.system.name
+    if index:
+        name = f'{name}-disk{index}'
+    return dataclasses.replace(asked, name=name)
+
+
+class MakeWorkDirectory(engine.Step):
+    """One directory that holds all that is made."""
+
+    name = 'make work directory'
+
+    def do(self, run: context.Run) -> int:
+        parent = (
+            run.settings.work_dir
+            or run.settings.option('work_dir')
+            or os.environ.get('TMPDIR')
+            or _WORK_PARENT
+        )
+        try:
+            run.work_dir = tempfile.mkdtemp(prefix='xenimport-', dir=parent)
+        except OSError as error:
+            raise exceptions.MachineError(
+                'machine.work-directory',
+                'The work directory cannot be made',
+                where=parent,
+                expected='a directory that can be written to',
+                found=error.strerror,
+                fix='name another one with --work-dir',
+            ) from error
+        return 0
+
+    def undo(self, run: context.Run) -> None:
+        RemoveWorkDirectory().do(run)
+
+
+class CheckSpace(engine.Step):
+    """Know before the copy whether the disks fit."""
+
+    name = 'check free space'
+
+    def do(self, run: context.Run) -> int:
+        needed = _MARGIN + sum(
+            copy.data_size(opened.image) for opened in run.disks
+        )
+        free = shutil.disk_usage(run.directory).free
+        if free < needed:
+            raise exceptions.MachineError(
+                'machine.no-space',
+                'The work directory has too little room for the disks',
+                where=os.path.dirname(run.directory),
+                expected=f'{needed} bytes free (the data of the disks, '
+                'not their size)',
+                found=f'{free} bytes free',
+                fix='free some space, or name another place with --work-dir',
+            )
+        return 0
+
+
+class Copy(engine.Step):
+    """Write each disk into a sparse RAW workfile."""
+
+    name = 'copy disks'
+
+    def do(self, run: context.Run) -> int:
+        moved = 0
+        sizes = [copy.data_size(opened.image) for opened in run.disks]
+        for opened in run.disks:
+            if run.settings.repair and layout.bare_file_system(
+                opened.image, opened.disk
+            ):
+                opened.image = layout.wrapped(opened.image)
+            opened.workfile = os.path.join(
+                run.directory, f'disk{opened.disk.index}.raw'
+            )
+            before = sum(sizes[: opened.disk.index])
+            result = copy.copy(
+                opened.image,
+                opened.workfile,
+                threads=run.settings.option('copy_threads'),
+                progress=_progress(run, before, sum(sizes)),
+            )
+            moved += result.bytes_read
+        run.bytes_read = moved
+        run.remaining = run.findings
+        return moved
+
+
+@contextlib.contextmanager
+def _appliance(
+    run: context.Run, drives: list[session.Drive]
+) -> Iterator[guest_room.Guest]:
+    """The appliance with the disks, and the guest looked at."""
+    wanted = run.settings.option('accelerator')
+    run.accelerator = accelerator.detect() if wanted == 'auto' else wanted
+    appliance = session.Appliance(
+        drives,
+        run.directory,
+        accelerator=run.accelerator,
+        start_limit=run.settings.option('appliance_start_limit'),
+        call_limit=run.settings.option('appliance_call_limit'),
+    )
+    with contextlib.ExitStack() as stack:
+        with _timed(run, 'guest: start appliance'):
+            stack.enter_context(appliance)
+        guest = guest_room.Guest(appliance)
+        with _timed(run, 'guest: find operating system'):
+            run.operating_system = guest.inspect()
+            run.guest_facts = properties.guest_facts(guest)
+        yield guest
+
+
+def _doctor(run: context.Run, guest: guest_room.Guest) -> diagnosis.Doctor:
+    settings = run.settings
+    remediations = drivers.load(
+        settings.conf,
+        'remediation',
+        settings.option('enabled_remediations'),
+    )
+    request = remediation_base.Request(
+        virtual_system=run.system,
+        disk_bus=settings.disk_bus,
+        initramfs=settings.initramfs,
+    )
+    return diagnosis.Doctor(
+        guest,
+        remediations.values(),
+        request,
+        settings.option('disabled_checks'),
+    )
+
+
+class Treat(engine.Step):
+    """Diagnose the guest on its workfiles, repair it, diagnose again."""
+
+    name = 'repair guest'
+
+    def do(self, run: context.Run) -> int:
+        _treat(run, [session.Drive(opened.workfile) for opened in run.disks])
+        diagnosis.refuse_blockers(
+            run.remaining, run.settings.accept, repairable=True
+        )
+        return 0
+
+
+class Rehearse(engine.Step):
+    """The same on throw-away overlays: nothing is copied or written.
+
+    :param repair: rehearse the repair as well, as ``--dry-run`` does
+    """
+
+    name = 'examine guest'
+
+    def __init__(self, *, repair: bool) -> None:
+        self._repair = repair
+
+    def do(self, run: context.Run) -> int:
+        with contextlib.ExitStack() as stack:
+            servers = [
+                stack.enter_context(
+                    serve.served(
+                        run.system,
+                        opened.disk,
+                        opened.converter,
+                        run.directory,
+                    )
+                )
+                for opened in run.disks
+            ]
+            drives = [
+                session.Drive(server.socket, 'nbd', snapshot=True)
+                for server in servers
+            ]
+            _treat(run, drives, repair=self._repair)
+        run.bytes_read = sum(server.bytes_read() for server in servers)
+        return run.bytes_read
+
+
+def _treat(
+    run: context.Run, drives: list[session.Drive], *, repair: bool = True
+) -> None:
+    """Fill in what was found and changed, and what remains."""
+    own = run.findings
+    with _appliance(run, drives) as guest:
+        doctor = _doctor(run, guest)
+        with _timed(run, 'guest: diagnose'):
+            found = doctor.diagnose()
+        run.checks = doctor.runs
+        run.findings = own + found
+        run.remaining = run.findings
+        if not repair:
+            return
+        diagnosis.refuse_blockers(
+            run.findings, run.settings.accept, repairable=False
+        )
+        with _timed(run, 'guest: repair'):
+            run.changes = doctor.repair()
+        with _timed(run, 'guest: diagnose again'):
+            again = doctor.diagnose('verify')
+    # The copy puts a partition table around a bare file system.
+    run.remaining = again + tuple(
+        finding for finding in own if not finding.repair
+    )
+
+
+class Verify(engine.Step):
+    """Look at the finished RAW as Glance and Nova will."""
+
+    name = 'verify disks'
+
+    def do(self, run: context.Run) -> int:
+        found: list[model.Finding] = []
+        for opened in run.disks:
+            started = time.monotonic()
+            mine = verify_disk.verify(
+                opened.workfile, opened.image.virtual_size
+            )
+            run.checks.append(
+                model.CheckRun(
+                    'verify.disk',
+                    f'disk {opened.disk.index} as Glance and Nova see it',
+                    'verify',
+                    len(mine),
+                    time.monotonic() - started,
+                )
+            )
+            found += mine
+        run.remaining += tuple(found)
+        diagnosis.refuse_blockers(found, run.settings.accept, repairable=True)
+        return 0
+
+
+class Publish(engine.Step):
+    """Put every disk into the target, or none."""
+
+    name = 'publish images'
+
+    def do(self, run: context.Run) -> int:
+        if run.target is None:
+            raise RuntimeError('a run without a target')
+        run.requests = [
+            properties.complete(run, opened, request)
+            for opened, request in zip(run.disks, run.requests, strict=True)
+        ]
+        total = sum(opened.image.virtual_size for opened in run.disks)
+        done = 0
+        for opened, request in zip(run.disks, run.requests, strict=True):
+            run.images.append(
+                run.target.publish(
+                    opened.disk.index,
+                    opened.workfile,
+                    request,
+                    _progress(run, done, total),
+                )
+            )
+            done += opened.image.virtual_size
+        run.remaining += tuple(run.target.findings)
+        return done
+
+
+class RemoveWorkDirectory(engine.Step):
+    """Remove all that was made, unless the user wants it kept."""
+
+    name = 'clean up'
+
+    def do(self, run: context.Run) -> int:
+        if run.work_dir is None:
+            return 0
+        if run.settings.keep_workfile:
+            run.observer.say(f'The workfiles are kept in {run.work_dir}')
+            return 0
+        shutil.rmtree(run.work_dir, ignore_errors=True)
+        if os.path.exists(run.work_dir):
+            LOG.warning('%s could not be removed', run.work_dir)
+        return 0
