@@ -94,7 +94,7 @@ make_venv() {
     # pbr takes the version from git; a copy without it has to be told.
     git -C "$root" rev-parse --quiet --verify HEAD >/dev/null 2>&1 ||
         export PBR_VERSION=${PBR_VERSION:-0.0.0}
-    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+    "$venv/bin/pip" install --quiet --quiet --disable-pip-version-check \
         --requirement "$root/requirements.txt" \
         --requirement "$root/test-requirements.txt" --editable "$root"
     digest "${files[@]}" >"$venv/.stamp"
@@ -108,7 +108,7 @@ make_services_venv() {
     fi
     [ -x "$services_venv/bin/python" ] ||
         /usr/bin/python3 -m venv "$services_venv"
-    "$services_venv/bin/pip" install --quiet --disable-pip-version-check \
+    "$services_venv/bin/pip" install --quiet --quiet --disable-pip-version-check \
         --requirement "$file"
     digest "$file" >"$services_venv/.stamp"
 }

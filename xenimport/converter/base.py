@@ -67,6 +67,14 @@ class DiskImage(abc.ABC):
             self.pread_into(memoryview(buffer), offset)
         return bytes(buffer)
 
+    def check_unchanged(self) -> None:  # noqa: B027 - optional
+        """Make sure that the package is as it was when it was opened.
+
+        To be called after the last read that counts.
+
+        :raises xenimport.exceptions.DiskImageError: if it is not
+        """
+
     @abc.abstractmethod
     def close(self) -> None:
         """Release the files. A second call does nothing."""

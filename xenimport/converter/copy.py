@@ -28,7 +28,6 @@ import threading
 import time
 
 from xenimport.converter import base
-from xenimport.converter import region
 from xenimport import exceptions
 from xenimport import model
 
@@ -89,8 +88,7 @@ def copy(
             _truncate(descriptor, disk_image.virtual_size, path)
             run = _Run(disk_image, descriptor, path)
             run.execute(max(1, threads), total, progress)
-            if isinstance(disk_image, region.Checkable):
-                disk_image.check_unchanged()
+            disk_image.check_unchanged()
         finally:
             os.close(descriptor)
     except BaseException:

@@ -19,7 +19,6 @@ from collections.abc import Iterator
 import errno
 import os
 import threading
-import typing
 
 from xenimport.converter import base
 from xenimport import exceptions
@@ -232,17 +231,6 @@ def _aligned(
         yield start, end - start, True
     if size > end:
         yield end, size - end, False
-
-
-@typing.runtime_checkable
-class Checkable(typing.Protocol):
-    """A disk image that knows whether its package was written to."""
-
-    def check_unchanged(self) -> None:
-        """Make sure that the package is as it was when it was opened.
-
-        :raises xenimport.exceptions.DiskImageError: if it is not
-        """
 
 
 class RegionImage(base.DiskImage):

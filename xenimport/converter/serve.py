@@ -34,7 +34,6 @@ import tempfile
 import time
 
 from xenimport.converter import base
-from xenimport.converter import region
 from xenimport import exceptions
 from xenimport import model
 
@@ -111,8 +110,7 @@ def served(
                 yield server
             finally:
                 server.freeze()
-        if isinstance(image, region.Checkable):
-            image.check_unchanged()
+        image.check_unchanged()
 
 
 def _describe(

@@ -324,8 +324,10 @@ class VhdConverter(base.Converter):
     handles = 'VHD, fixed and dynamic'
 
     def probe(self, package: model.Package, disk: model.Disk) -> bool:
+        name = disk.region.name.lower()
         if disk.region.decoder or not disk.region.seekable:
-            return False
+            # Opening it says that it cannot be read in place.
+            return name.removesuffix('.gz').endswith('.vhd')
         reader = region.RegionReader(disk.region)
         try:
             head = reader.read(0, 8)
@@ -337,7 +339,7 @@ class VhdConverter(base.Converter):
                 return True
         # A fixed VHD that was cut short has no mark left but its name,
         # and must not be taken for RAW.
-        return disk.region.name.lower().endswith('.vhd')
+        return name.endswith('.vhd')
 
     def open(self, package: model.Package, disk: model.Disk) -> base.DiskImage:
         reader = region.RegionReader(disk.region)

@@ -23,7 +23,6 @@ from collections.abc import Iterator
 import struct
 
 from xenimport.converter import base
-from xenimport.converter import region
 from xenimport import exceptions
 
 SECTOR = 512
@@ -104,8 +103,7 @@ class WrappedImage(base.DiskImage):
             buffer[done - offset :] = bytes(end - done)
 
     def check_unchanged(self) -> None:
-        if isinstance(self._inner, region.Checkable):
-            self._inner.check_unchanged()
+        self._inner.check_unchanged()
 
     def close(self) -> None:
         self._inner.close()

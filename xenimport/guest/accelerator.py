@@ -106,7 +106,7 @@ def kernels() -> Iterator[pathlib.Path]:
     cache = (
         os.environ.get('LIBGUESTFS_CACHEDIR')
         or os.environ.get('TMPDIR')
-        or '/var/tmp'  # noqa: S108 -- libguestfs' own default
+        or '/var/tmp'
     )
     yield pathlib.Path(
         cache, f'.guestfs-{os.geteuid()}', 'appliance.d', 'kernel'
@@ -137,7 +137,8 @@ def _try_kvm(kernel: str) -> Result:
     seconds = time.monotonic() - began
     if started:
         return Result('kvm', f'a kernel started on KVM in {seconds:.1f} s')
-    found = output[-200:].decode('ascii', 'replace').split('\n')[-1].strip()
+    lines = output[-200:].decode('ascii', 'replace').split('\n')
+    found = ' '.join(line.strip() for line in lines[-2:]).strip()
     return Result(
         'tcg',
         f'no kernel started on KVM within {seconds:.1f} s ({kernel}'

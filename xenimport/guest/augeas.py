@@ -79,7 +79,7 @@ class Tree:
                     'guest.config-not-saved',
                     'A changed configuration file cannot be written',
                     where=path,
-                    expected='a change that the file\'s syntax allows',
+                    expected="a change that the file's syntax allows",
                     found=found,
                     fix='report this as a bug of xenimport, with the file',
                 ) from error

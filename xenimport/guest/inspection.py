@@ -39,7 +39,6 @@ _MODULES = ('/lib/modules', '/usr/lib/modules')
 #: Names in a modules directory that are looked into.
 _KERNEL_LIMIT = 256
 _DIGITS = re.compile(r'(\d+)')
-_BTRFS = re.compile(r'btrfsvol:(/dev/[^/]+(?:/[^/]+)?)/')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _not_mounted(
 ) -> exceptions.GuestError:
     return exceptions.GuestError(
         'guest.not-mounted',
-        f'The guest\'s {path} cannot be mounted',
+        f"The guest's {path} cannot be mounted",
         where=device,
         expected='a sound file system that Linux can mount',
         found=error.found,
@@ -185,9 +184,8 @@ def init_system(guest: guest_room.Guest) -> str | None:
 
 def drive_of(guest: guest_room.Guest, device: str) -> str:
     """The drive that a device lies on, the first of several."""
-    btrfs = _BTRFS.match(device)
-    if btrfs:
-        device = btrfs[1]
+    if device.startswith('btrfsvol:'):
+        device = guest.call('mountable_device', device)
     for candidate in _beneath(guest, device):
         if candidate in guest.drives:
             return candidate

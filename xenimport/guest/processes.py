@@ -49,7 +49,7 @@ def members(group: int) -> list[int]:
     return found
 
 
-def _socket_directories(group: int) -> set[str]:
+def socket_directories(group: int) -> set[str]:
     """The directories of libguestfs' sockets, as QEMU's command names."""
     found = set()
     for process in members(group):
@@ -63,7 +63,7 @@ def _socket_directories(group: int) -> set[str]:
     return found
 
 
-def _remove_own(directory: str) -> None:
+def remove_own(directory: str) -> None:
     """Remove a directory in a place where anybody may make one."""
     try:
         status = os.lstat(directory)
@@ -71,6 +71,27 @@ def _remove_own(directory: str) -> None:
         return
     if status.st_uid == os.geteuid() and not os.path.islink(directory):
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def exit_code(leader: subprocess.Popen[bytes], limit: float) -> int | None:
+    """How a process ended, negative for a signal; it is not reaped.
+
+    :param limit: seconds to wait for its end
+    :returns: None if it still runs then
+    """
+    deadline = time.monotonic() + limit
+    options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+    while True:
+        try:
+            ended = os.waitid(os.P_PID, leader.pid, options)
+        except ChildProcessError:
+            return leader.returncode
+        if ended is not None:
+            status = ended.si_status
+            return status if ended.si_code == os.CLD_EXITED else -status
+        if time.monotonic() >= deadline:
+            return None
+        time.sleep(0.01)
 
 
 def end_group(leader: subprocess.Popen[bytes], limit: float) -> list[int]:
@@ -83,7 +104,7 @@ def end_group(leader: subprocess.Popen[bytes], limit: float) -> list[int]:
     :returns: those that are still there
     """
     group = leader.pid
-    directories = _socket_directories(group)
+    directories = socket_directories(group)
     try:
         os.killpg(group, signal.SIGKILL)
     except ProcessLookupError:
@@ -100,5 +121,5 @@ def end_group(leader: subprocess.Popen[bytes], limit: float) -> list[int]:
         time.sleep(0.02)
         left = members(group)
     for directory in directories:
-        _remove_own(directory)
+        remove_own(directory)
     return left

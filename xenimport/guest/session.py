@@ -59,9 +59,11 @@ _EVIDENCE_LIMIT = 1500
 _LOG_LIMIT = 16 << 20
 #: Seconds in which killed processes must be gone.
 _KILL_LIMIT = 10
+#: Seconds in which a worker that has closed its socket must have ended.
+_EXIT_LIMIT = 0.5
 _START_FIX = (
     'run "openstack image import-xen preflight"; with --debug the '
-    'appliance\'s own messages are kept in the work directory'
+    "appliance's own messages are kept in the work directory"
 )
 
 
@@ -98,7 +100,7 @@ def worker_environment(
     result['LIBGUESTFS_CACHEDIR'] = (
         environment.get('LIBGUESTFS_CACHEDIR')
         or environment.get('TMPDIR')
-        or '/var/tmp'  # noqa: S108 -- libguestfs' own default
+        or '/var/tmp'
     )
     result['TMPDIR'] = result['LIBGUESTFS_TMPDIR'] = directory
     for name in ('LIBGUESTFS_DEBUG', 'LIBGUESTFS_TRACE'):
@@ -237,7 +239,7 @@ class Appliance:
         except OSError as error:
             raise exceptions.ApplianceError(
                 'appliance.start-failed',
-                'The appliance\'s worker process cannot be started',
+                "The appliance's worker process cannot be started",
                 where=error.filename or self.work_dir,
                 found=error.strerror or str(error),
                 fix='make room and give write permission there, or choose '
@@ -265,16 +267,18 @@ class Appliance:
         if not name.isidentifier() or name.startswith('_'):
             raise ValueError(f'{name!r} is no function of libguestfs')
         request = {'do': 'call', 'name': name, 'args': args, 'kwargs': kwargs}
-        subject = next(
-            (
-                value
-                for value in (*args, *kwargs.values())
-                if isinstance(value, str) and value.startswith('/')
-            ),
-            None,
-        )
+        values = (*args, *kwargs.values())
+        subject = next(filter(self._is_guests, values), None)
         return self._ask(
             request, name, self.call_limit if limit is None else limit, subject
+        )
+
+    def _is_guests(self, value: typing.Any) -> bool:
+        """Whether an argument is a path or device of the guest."""
+        return (
+            isinstance(value, str)
+            and value.startswith('/')
+            and not value.startswith(self.work_dir)
         )
 
     def _ask(
@@ -353,12 +357,12 @@ class Appliance:
             self._kill()
             return exceptions.ApplianceError(
                 'appliance.no-libguestfs',
-                'Python cannot import libguestfs\' binding',
+                "Python cannot import libguestfs' binding",
                 where=sys.executable,
                 found=text,
                 fix='install python3-guestfs, and make the virtual '
                 'environment with --system-site-packages and the '
-                'distribution\'s own python3',
+                "distribution's own python3",
             )
         if kind in ('died', 'memory') or name == 'start':
             self._messages.append(text)
@@ -387,8 +391,10 @@ class Appliance:
         self, error_id: str, message: str, subject: str | None, fix: str
     ) -> exceptions.ApplianceError:
         """End the worker; the error carries its last messages."""
-        code = self._worker.poll() if self._worker else None
         found = self._evidence()
+        code = None
+        if self._worker is not None and error_id == 'appliance.died':
+            code = processes.exit_code(self._worker, _EXIT_LIMIT)
         if code is not None:
             found = f'the worker ended with code {code}; {found}'
         self._kill()
@@ -515,7 +521,7 @@ def _refused(
         where=subject,
         expected='success',
         found=text,
-        fix='check the guest\'s file systems and export it again',
+        fix="check the guest's file systems and export it again",
     )
 
 

@@ -35,6 +35,7 @@ import threading
 import typing
 
 from xenimport.guest import frames
+from xenimport.guest import processes
 
 #: Bytes of address space that each process of the group may take. QEMU's
 #: TCG reserves 1 GiB for translated code beside the appliance's memory.
@@ -68,6 +69,8 @@ def _die_with_parent(connection: socket.socket) -> None:
     def watch() -> None:
         while not poll.poll():
             pass
+        for directory in processes.socket_directories(os.getpgrp()):
+            processes.remove_own(directory)
         os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -85,9 +88,7 @@ class Worker:
         import guestfs
 
         # close_on_exit off: an orderly end goes through close().
-        handle = guestfs.GuestFS(
-            python_return_dict=True, close_on_exit=False
-        )
+        handle = guestfs.GuestFS(python_return_dict=True, close_on_exit=False)
         self._handle = handle
         handle.set_event_callback(
             self._message,
@@ -172,6 +173,11 @@ class Worker:
         """libguestfs said no, or its appliance has died."""
         handle = self._handle
         died = handle is not None and not handle.is_ready()
+        if died:
+            # So libguestfs removes its own directories, which nobody
+            # could find any more once QEMU is gone.
+            self._handle = None
+            handle.close()
         return {
             'error': 'died' if died else 'libguestfs',
             'text': str(error)[:_MESSAGE_LIMIT],

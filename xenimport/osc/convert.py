@@ -73,4 +73,6 @@ class ConvertXen(base.Exits, command.ShowOne):
             os.path.join(parsed_args.output, 'report.json'), report
         )
         self.write_report(parsed_args, report)
+        self.tell('\nTo upload:')
+        self.tell('\n'.join(report.recipe))
         return formatting.report(report)

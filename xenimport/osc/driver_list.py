@@ -35,6 +35,7 @@ class ListDrivers(base.Exits, command.Lister):
         typing.Sequence[str], typing.Iterable[typing.Sequence[typing.Any]]
     ]:
         from xenimport import opts
+        from xenimport.osc import formatting
         from xenimport.workflow import drivers
 
         return _COLUMNS, [
@@ -43,8 +44,8 @@ class ListDrivers(base.Exits, command.Lister):
                 row.name,
                 row.enabled,
                 row.problem is None,
-                row.handles,
-                row.problem or '',
+                formatting.cell(row.handles),
+                formatting.cell(row.problem or ''),
             )
             for row in drivers.describe(opts.load())
         ]

@@ -16,12 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import textwrap
 import typing
 
 from cliff import columns
 
 from xenimport import model
 
+#: Columns of a line inside a table.
+_WIDTH = 96
+_CELL = 40
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
 
 
@@ -123,19 +127,37 @@ def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
     )
 
 
+def wrapped(text: str, width: int = _WIDTH) -> str:
+    """Each line cut at white space into lines that a table can hold."""
+    return '\n'.join(
+        textwrap.fill(
+            line,
+            width,
+            subsequent_indent='  ',
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for line in text.split('\n')
+    )
+
+
 class View(columns.FormattableColumn[typing.Any]):
     """Data for machines, with a text for people.
 
     :param value: what JSON and YAML show
     :param text: what a table shows
+    :param width: columns that it may take there
     """
 
-    def __init__(self, value: typing.Any, text: str) -> None:
+    def __init__(
+        self, value: typing.Any, text: str, width: int = _WIDTH
+    ) -> None:
         super().__init__(value)
         self._text = text
+        self._width = width
 
     def human_readable(self) -> str:
-        return self._text
+        return wrapped(self._text, self._width)
 
 
 def report(
@@ -150,11 +172,12 @@ def report(
         'remaining': _ids(item.remaining),
         'changes': changes(item.changes),
         'steps': steps(item.steps),
-        'recipe': '\n'.join(item.recipe),
+        # Lines to be copied would be torn apart here: they go to stderr.
+        'recipe': f'{len(item.recipe)} line(s)',
         'checks': f'{len(item.checks)} ran',
         'accepted': ', '.join(item.accepted),
         'tool': f'xenimport {item.tool.get("xenimport")}',
-        'machine': f'appliance on {item.machine.get("accelerator")}',
+        'machine': _appliance(item),
         'images': '\n'.join(image.id for image in item.images),
     }
     names = tuple(data)
@@ -162,6 +185,18 @@ def report(
         View(data[name], texts[name]) if name in texts else data[name]
         for name in names
     )
+
+
+def cell(text: str) -> View:
+    """A text that is one column among several of a row."""
+    return View(text, printable(text), _CELL)
+
+
+def _appliance(item: model.Report) -> str:
+    accelerator = item.machine.get('accelerator')
+    if accelerator is None:
+        return 'the appliance was not needed'
+    return f'the appliance ran on {str(accelerator).upper()}'
 
 
 def _ids(items: Sequence[model.Finding]) -> str:

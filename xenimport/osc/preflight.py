@@ -49,6 +49,7 @@ class Preflight(base.Exits, command.Lister):
         typing.Sequence[str], typing.Iterable[typing.Sequence[typing.Any]]
     ]:
         from xenimport import opts
+        from xenimport.osc import formatting
         from xenimport.workflow import preflight
 
         results = preflight.checks(opts.load(), parsed_args.work_dir)
@@ -58,9 +59,9 @@ class Preflight(base.Exits, command.Lister):
             (
                 result.id,
                 result.status,
-                result.title,
-                result.evidence,
-                result.remedy or '',
+                formatting.cell(result.title),
+                formatting.cell(result.evidence),
+                formatting.cell(result.remedy or ''),
             )
             for result in results
         ]

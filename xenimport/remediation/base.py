@@ -70,9 +70,7 @@ class Remediation(driver.Driver, abc.ABC):
     """An ordered list of checks for one family of guests."""
 
     @abc.abstractmethod
-    def matches(
-        self, operating_system: model.OperatingSystem | None
-    ) -> bool:
+    def matches(self, operating_system: model.OperatingSystem | None) -> bool:
         """Whether its checks apply; None is a guest without a system."""
 
     @abc.abstractmethod

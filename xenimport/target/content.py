@@ -63,9 +63,9 @@ def data_ranges(descriptor: int, size: int) -> Iterator[tuple[int, int]]:
 def _pieces(descriptor: int, size: int) -> Iterator[tuple[int, int, bool]]:
     """Yield (offset, length, is data) of at most a chunk, without gaps."""
 
-    def cut(start: int, end: int, data: bool) -> Iterator[
-        tuple[int, int, bool]
-    ]:
+    def cut(
+        start: int, end: int, data: bool
+    ) -> Iterator[tuple[int, int, bool]]:
         for offset in range(start, end, CHUNK):
             yield offset, min(CHUNK, end - offset), data
 

@@ -208,9 +208,7 @@ class DirectoryTarget(base.Target):
         )
 
 
-def _copy(
-    path: str, place: str, size: int, progress: model.Progress
-) -> None:
+def _copy(path: str, place: str, size: int, progress: model.Progress) -> None:
     """Copy the data into the empty file at ``place``, holes kept."""
     with open(path, 'rb') as source, open(place, 'r+b') as sink:
         os.truncate(sink.fileno(), size)

@@ -406,6 +406,7 @@ class GlanceTarget(base.Target):
                         timeout=self.options['upload_timeout'],
                         allow_reauth=False,
                         connect_retries=0,
+                        status_code_retries=0,
                         redirect=False,
                     )
             except exceptions.TargetError as error:
@@ -423,9 +424,7 @@ class GlanceTarget(base.Target):
                 )
             if response.status_code < 400 and body.sent != body.size:
                 return None, '', f'only {body.sent} bytes were asked for'
-            value = (
-                body.hexdigest() if response.status_code < 400 else ''
-            )
+            value = body.hexdigest() if response.status_code < 400 else ''
             return response, value, None
 
     def _has_arrived(self, image_id: str, path: str) -> bool:
@@ -641,9 +640,7 @@ def _json(response: requests.Response) -> dict[str, typing.Any]:
     return found
 
 
-def _body(
-    image_id: str, request: model.ImageRequest
-) -> dict[str, typing.Any]:
+def _body(image_id: str, request: model.ImageRequest) -> dict[str, typing.Any]:
     """The record as Glance's API takes it."""
     body: dict[str, typing.Any] = dict(request.properties)
     body |= {

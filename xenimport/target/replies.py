@@ -169,9 +169,7 @@ def translated(doing: str) -> Iterator[None]:
         ) from error
 
 
-def unreachable(
-    error: BaseException, doing: str
-) -> exceptions.TargetError:
+def unreachable(error: BaseException, doing: str) -> exceptions.TargetError:
     """The service does not answer."""
     return exceptions.TargetError(
         'glance.unreachable',

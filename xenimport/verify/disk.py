@@ -70,7 +70,7 @@ def verify(path: str, expected_size: int) -> list[model.Finding]:
             'The finished disk cannot be read',
             where=path,
             found=error.strerror,
-            fix='see whether the work directory\'s disk is sound',
+            fix="see whether the work directory's disk is sound",
         ) from error
 
 
@@ -151,7 +151,7 @@ def _wrong_format(path: str, evidence: str) -> model.Finding:
         severity=model.Severity.BLOCKER,
         title='Glance would not take this disk for a raw image',
         evidence=evidence,
-        fix='the guest\'s disk begins with the header of an image format; '
+        fix="the guest's disk begins with the header of an image format; "
         'if it is a data disk that holds an image, move the image into a '
         'file system',
         subject=path,
@@ -290,9 +290,7 @@ def _check_signature(
     yield model.Finding(
         id='disk.mbr-signature-zero',
         severity=(
-            model.Severity.WARNING
-            if '7' in types
-            else model.Severity.NOTE
+            model.Severity.WARNING if '7' in types else model.Severity.NOTE
         ),
         title='The disk has no signature in its MBR',
         evidence='bytes 440 to 443 are zero'
@@ -360,9 +358,7 @@ def _read_header(file: typing.BinaryIO, lba: int) -> _Header:
     return header
 
 
-def _read_array(
-    file: typing.BinaryIO, header: _Header, size: int
-) -> bytes:
+def _read_array(file: typing.BinaryIO, header: _Header, size: int) -> bytes:
     """The partition array, its place and checksum compared.
 
     :raises _BadHeader: if it lies outside, is too large, or damaged

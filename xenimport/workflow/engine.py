@@ -46,7 +46,7 @@ class Step(abc.ABC):
     :ivar name: as progress and the report show it
     """
 
-    name: typing.ClassVar[str]
+    name: str
 
     @abc.abstractmethod
     def do(self, run: context.Run) -> int:

@@ -95,9 +95,7 @@ _TOOLS = (
 )
 
 
-def checks(
-    conf: cfg.ConfigOpts, work_dir: str | None = None
-) -> list[Result]:
+def checks(conf: cfg.ConfigOpts, work_dir: str | None = None) -> list[Result]:
     """Look at everything the work needs; takes as long as the appliance.
 
     :param work_dir: as the user gave it, None for the configured one
@@ -106,7 +104,7 @@ def checks(
         work_dir
         or conf[opts.GROUP]['work_dir']
         or os.environ.get('TMPDIR')
-        or '/var/tmp'  # noqa: S108 -- a directory of ours is made in it
+        or '/var/tmp'
     )
     binding = libguestfs_binding()
     results = [binding, kernel_readable(), kvm(conf), space(directory)]
@@ -153,13 +151,11 @@ def libguestfs_binding() -> Result:
         None
         if done
         else 'apt install python3-guestfs, and make the virtual environment '
-        'from the distribution\'s python3 with --system-site-packages',
+        "from the distribution's python3 with --system-site-packages",
     )
 
 
-def appliance(
-    conf: cfg.ConfigOpts, directory: str, binding: Result
-) -> Result:
+def appliance(conf: cfg.ConfigOpts, directory: str, binding: Result) -> Result:
     """Start the appliance as a run does."""
     result = functools.partial(
         Result, 'machine.appliance', 'The libguestfs appliance starts'
@@ -291,7 +287,7 @@ def space(directory: str) -> Result:
         return result(
             WARNING,
             evidence,
-            'a run needs as much as the guest\'s disks have data: free some, '
+            "a run needs as much as the guest's disks have data: free some, "
             'or choose another directory with --work-dir',
         )
     return result(OK, evidence)
@@ -349,7 +345,7 @@ def grub() -> Result:
     result = functools.partial(
         Result,
         'machine.grub',
-        'GRUB\'s parts for guests without boot code',
+        "GRUB's parts for guests without boot code",
     )
     missing = []
     if shutil.which('grub-mkimage') is None:

@@ -101,9 +101,7 @@ def image_properties(
     if disk_index:
         return properties
     firmware = (
-        virtual_system.firmware
-        or facts.get('firmware')
-        or model.Firmware.BIOS
+        virtual_system.firmware or facts.get('firmware') or model.Firmware.BIOS
     )
     properties |= {
         'hw_vif_model': str(facts.get('vif_model', 'virtio')),

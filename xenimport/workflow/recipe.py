@@ -100,9 +100,11 @@ def _flavor_comments(need: Need, choice: Choice) -> list[str]:
 def _ports(nics: Sequence[model.Nic], name: str) -> list[str]:
     recipe = []
     for index, nic in enumerate(nics):
-        was = f' in place of {command.quote(nic.network)}' if (
-            nic.network
-        ) else ''
+        was = (
+            f' in place of {command.quote(nic.network)}'
+            if (nic.network)
+            else ''
+        )
         recipe.append(f'# NETWORK{index}: the network{was}')
         mac = ['--mac-address', nic.mac] if nic.mac else []
         recipe.append(
@@ -160,9 +162,7 @@ def _server(
         'destination_type=volume"'
         for image in images[1:]
     ]
-    words += [
-        f'--nic "port-id=$PORT{index}"' for index in range(len(nics))
-    ]
+    words += [f'--nic "port-id=$PORT{index}"' for index in range(len(nics))]
     words.append(command.join('--', name))
     return ' '.join(words)
 

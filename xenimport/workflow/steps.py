@@ -43,7 +43,7 @@ from xenimport.workflow import properties
 LOG = logging.getLogger(__name__)
 
 #: The place for large temporary files that survive a reboot (FHS).
-_WORK_PARENT = '/var/tmp'  # noqa: S108 - mkdtemp makes it private
+_WORK_PARENT = '/var/tmp'
 #: Room for logs, sockets and overlays beside the disks, bytes.
 _MARGIN = 64 << 20
 
@@ -56,9 +56,7 @@ def _timed(run: context.Run, name: str) -> Iterator[None]:
     run.steps.append(model.Step(name, time.monotonic() - started))
 
 
-def _progress(
-    run: context.Run, before: int, total: int
-) -> model.Progress:
+def _progress(run: context.Run, before: int, total: int) -> model.Progress:
     """One disk's progress as a part of that of all disks."""
 
     def report(done: int, _size: int) -> None:

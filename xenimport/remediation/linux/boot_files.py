@@ -99,12 +99,16 @@ def find(guest: guest_room.Guest) -> list[BootFile]:
         BootFile(path, 'entry')
         for path in guest.glob('/boot/loader/entries/*.conf')
     ]
-    found: dict[str, BootFile] = {}
-    for candidate in candidates:
-        if guest.is_file(candidate.path):
-            real = str(guest.call('realpath', candidate.path))
-            found.setdefault(real, BootFile(real, candidate.kind))
-    return list(found.values())
+    found = [file for file in candidates if guest.is_file(file.path)]
+    kinds = [file.kind for file in found]
+    once: dict[str, BootFile] = {}
+    for file in found:
+        real = file.path
+        if kinds.count(file.kind) > 1:
+            # Often one is a link to the other.
+            real = str(guest.call('realpath', file.path))
+        once.setdefault(real, file)
+    return list(once.values())
 
 
 def read(guest: guest_room.Guest, file: BootFile) -> str:
@@ -132,9 +136,7 @@ def lines(text: str, kind: str) -> list[Line]:
         if matched:
             arguments, _quote = _split(kind, matched['args'])
             kernel = '' if kind == 'default' else matched['kernel'] or ''
-            found.append(
-                Line(number, line.strip(), kernel, tuple(arguments))
-            )
+            found.append(Line(number, line.strip(), kernel, tuple(arguments)))
     return found
 
 

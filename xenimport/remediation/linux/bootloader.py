@@ -33,6 +33,7 @@ from xenimport import exceptions
 from xenimport.guest import guest as guest_room
 from xenimport import model
 from xenimport.remediation import base
+from xenimport.remediation import disk
 from xenimport.remediation.linux import boot_files
 from xenimport.remediation.linux import disk_names
 from xenimport.remediation.linux import grub_layout
@@ -45,7 +46,7 @@ GRUB_MODULES = (
     'biosdisk part_msdos part_gpt ext2 xfs btrfs fat lvm diskfilter '
     'search search_fs_uuid search_label search_fs_file normal configfile '
     'linux linux16 gzio echo test true sleep ls serial terminal minicmd '
-    'regexp loadenv reboot halt all_video gfxterm font'
+    'regexp loadenv reboot halt all_video gfxterm font gettext xzio png'
 ).split()
 #: Where the gap is small: what starts one kernel from one file system.
 GRUB_MODULES_SMALL = (
@@ -63,6 +64,7 @@ _FILE_SYSTEM_MODULES = {
     'vfat': 'fat',
 }
 _BIOS_BOOT = '21686148-6449-6E6F-744E-656564454649'
+_ESP = 'C12A7328-F81F-11D2-BA4B-00A0C93EC93B'
 _GRUB_CFG = '/boot/grub/grub.cfg'
 _KEEP = '.before-xenimport'
 _CHANGING = re.compile(r'root=(/dev/(?:xvd|hd|sd)[a-z]+\d*)\Z')
@@ -97,9 +99,8 @@ def loader_path(guest: guest_room.Guest, path: str) -> str:
     return path
 
 
-def rooted(guest: guest_room.Guest) -> boot_files.Editor:
+def rooted(devices: disk_names.Devices) -> boot_files.Editor:
     """An editor that names root and resume devices by UUID."""
-    devices = disk_names.Devices(guest)
 
     def editor(arguments: list[str]) -> list[str]:
         edited = []
@@ -116,9 +117,7 @@ def rooted(guest: guest_room.Guest) -> boot_files.Editor:
     return editor
 
 
-def make_configuration(
-    entries: Sequence[boot_files.Entry], uuid: str
-) -> str:
+def make_configuration(entries: Sequence[boot_files.Entry], uuid: str) -> str:
     """A grub.cfg, one command a line so that pygrub reads it as well."""
     lines = [
         '# Made by xenimport from the configuration that Xen had read.',
@@ -146,6 +145,12 @@ class BootConfiguration(base.Check):
     id = 'linux.boot-configuration'
     title = 'The boot loader finds the kernel and names the root by UUID'
 
+    def __init__(
+        self, request: base.Request, lookup: disk_names.Lookup | None = None
+    ) -> None:
+        super().__init__(request)
+        self._lookup = lookup or disk_names.Lookup()
+
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         files = boot_files.find(guest)
         for file in files:
@@ -162,7 +167,7 @@ class BootConfiguration(base.Check):
         self, guest: guest_room.Guest, file: boot_files.BootFile
     ) -> model.Finding | None:
         text = boot_files.read(guest, file)
-        editor = rooted(guest)
+        editor = rooted(self._lookup.of(guest))
         seen, left = [], []
         for line in boot_files.lines(text, file.kind):
             words = [w for w in line.arguments if _NAMED.match(w)]
@@ -209,9 +214,7 @@ class BootConfiguration(base.Check):
                 return f'{made[0].path} names {path}, which does not exist'
         return None
 
-    def _missing(
-        self, guest: guest_room.Guest, reason: str
-    ) -> model.Finding:
+    def _missing(self, guest: guest_room.Guest, reason: str) -> model.Finding:
         possible = bool(self._entries(guest)) and self._uuid(guest)
         return model.Finding(
             self.id,
@@ -225,7 +228,7 @@ class BootConfiguration(base.Check):
         )
 
     def _uuid(self, guest: guest_room.Guest) -> str | None:
-        uuid = guest.uuid(boot_device(guest)) or ''
+        uuid = self._lookup.of(guest).uuid(boot_device(guest)) or ''
         return uuid if _UUID.match(uuid) else None
 
     def _entries(self, guest: guest_room.Guest) -> list[boot_files.Entry]:
@@ -255,7 +258,7 @@ class BootConfiguration(base.Check):
 
     def _installed(self, guest: guest_room.Guest) -> list[boot_files.Entry]:
         system = guest.operating_system
-        uuid = guest.uuid(system.root) if system else None
+        uuid = self._lookup.of(guest).uuid(system.root) if system else None
         found = []
         for kernel in reversed(initramfs.kernels(guest)):
             image = f'/boot/vmlinuz-{kernel.version}'
@@ -286,7 +289,7 @@ class BootConfiguration(base.Check):
                 guest, path, before, after, f'replace {after} by {before}'
             )
             for path, before, after in boot_files.change_all(
-                guest, files, rooted(guest)
+                guest, files, rooted(self._lookup.of(guest))
             )
         ]
 
@@ -302,11 +305,11 @@ class BootConfiguration(base.Check):
         undo = f'remove {path}'
         before = 'no such file'
         if guest.is_file(path):
-            guest.call('mv', path, path + _KEEP)
+            guest.call('rename', path, path + _KEEP)
             undo, before = f'mv {path}{_KEEP} {path}', 'no kernel to start'
         guest.call('mkdir_p', posixpath.dirname(path))
         text = make_configuration(entries, uuid)
-        text = boot_files.edit(text, 'grub2', rooted(guest))
+        text = boot_files.edit(text, 'grub2', rooted(self._lookup.of(guest)))
         guest.write_text(path, text, 0o600)
         after = f'{len(entries)} kernel(s), first {entries[0].kernel}'
         return [self._change(guest, path, before, after, undo)]
@@ -342,9 +345,10 @@ def needs_boot_code(guest: guest_room.Guest) -> str | None:
     """What is wrong with the boot code of the first disk, or None."""
     drive = guest.drives[0]
     sector = guest.read_device(drive, 0, grub_layout.SECTOR)
-    code = sector[: grub_layout.BPB_START] + sector[
-        grub_layout.BPB_END : grub_layout.DISK_SIGNATURE
-    ]
+    code = (
+        sector[: grub_layout.BPB_START]
+        + sector[grub_layout.BPB_END : grub_layout.DISK_SIGNATURE]
+    )
     if not any(code):
         return f'{drive}: the first sector has no boot code'
     core = grub_layout.core_sector(sector)
@@ -364,14 +368,16 @@ def needs_boot_code(guest: guest_room.Guest) -> str | None:
 
 def _no_chain(guest: guest_room.Guest, drive: str) -> str | None:
     """Generic boot code starts the active partition, if it has code."""
-    active = [p for p in guest.partitions(drive) if p.bootable]
-    for partition in active:
-        start = guest.read_device(drive, partition.start, grub_layout.SECTOR)
-        if any(start[:3]) and start[510:] == b'\x55\xaa':
-            return None
-    # A GPT's active partition is one of its attributes, not read here.
-    if guest.partition_table(drive) == 'gpt':
+    table = disk.read_table(guest, drive)
+    if table.gpt is not None:
+        # Its active partition is one of its attributes, not read here.
         return None
+    for slot in table.slots:
+        if slot.active:
+            at = slot.start * grub_layout.SECTOR
+            start = guest.read_device(drive, at, grub_layout.SECTOR)
+            if any(start[:3]) and start[510:] == b'\x55\xaa':
+                return None
     return (
         f'{drive}: the first sector starts the active partition, which '
         'has no boot code'
@@ -384,19 +390,13 @@ def room_for_core(guest: guest_room.Guest) -> tuple[int, int]:
     That is behind the first sector up to the first partition, or a BIOS
     boot partition of a GPT; (0, 0) where there is neither.
     """
-    drive = guest.drives[0]
-    partitions = guest.partitions(drive)
-    table = guest.partition_table(drive)
-    if table == 'msdos' and partitions:
-        first = min(partition.start for partition in partitions)
-        return 1, max(0, first // grub_layout.SECTOR - 1)
-    if table == 'gpt':
-        for partition in partitions:
-            if partition.type.upper() == _BIOS_BOOT:
-                return (
-                    partition.start // grub_layout.SECTOR,
-                    partition.size // grub_layout.SECTOR,
-                )
+    table = disk.read_table(guest, guest.drives[0])
+    for extent in table.extents:
+        if extent.kind == _BIOS_BOOT:
+            return extent.start, extent.end - extent.start
+    if table.gpt is None and table.extents:
+        first = min(extent.start for extent in table.extents)
+        return 1, max(0, first - 1)
     return 0, 0
 
 
@@ -413,8 +413,7 @@ def make_core(uuid: str, configuration: str, names: Sequence[str]) -> bytes:
         script = os.path.join(directory, 'early.cfg')
         with open(script, 'w', encoding='ascii') as stream:
             stream.write(
-                f'search.fs_uuid {uuid} root\n'
-                f'normal ($root){configuration}\n'
+                f'search.fs_uuid {uuid} root\nnormal ($root){configuration}\n'
             )
         made = os.path.join(directory, 'core.img')
         command = [
@@ -457,6 +456,12 @@ class BootCode(base.Check):
     id = 'linux.boot-code'
     title = 'BIOS finds boot code on the first disk'
 
+    def __init__(
+        self, request: base.Request, lookup: disk_names.Lookup | None = None
+    ) -> None:
+        super().__init__(request)
+        self._lookup = lookup or disk_names.Lookup()
+
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         if self.request.virtual_system.firmware is model.Firmware.UEFI:
             return
@@ -466,7 +471,7 @@ class BootCode(base.Check):
         if reason is None:
             return
         start, room = room_for_core(guest)
-        uuid = guest.uuid(boot_device(guest)) or ''
+        uuid = self._lookup.of(guest).uuid(boot_device(guest)) or ''
         fits = room >= SMALL_CORE and _UUID.match(uuid)
         repair = 'puts GRUB 2 before the first partition' if fits else None
         if not fits:
@@ -493,7 +498,8 @@ class BootCode(base.Check):
             return ()
         drive = guest.drives[0]
         start, room = room_for_core(guest)
-        core = grub_layout.patch_core(_fitting_core(guest, room), start)
+        uuid = self._lookup.of(guest).uuid(boot_device(guest)) or ''
+        core = grub_layout.patch_core(_fitting_core(guest, uuid, room), start)
         try:
             with open(os.path.join(GRUB_DIRECTORY, 'boot.img'), 'rb') as file:
                 boot_image = file.read(grub_layout.SECTOR + 1)
@@ -520,12 +526,9 @@ class BootCode(base.Check):
 
 def _has_esp_only(guest: guest_room.Guest) -> bool:
     """A GPT with an EFI system partition and none for BIOS."""
-    drive = guest.drives[0]
-    if guest.partition_table(drive) != 'gpt':
-        return False
-    types = {p.type.upper() for p in guest.partitions(drive)}
-    esp = 'C12A7328-F81F-11D2-BA4B-00A0C93EC93B'
-    return esp in types and _BIOS_BOOT not in types
+    table = disk.read_table(guest, guest.drives[0])
+    kinds = {extent.kind for extent in table.extents}
+    return _ESP in kinds and _BIOS_BOOT not in kinds
 
 
 def _small_core(guest: guest_room.Guest, uuid: str) -> bytes:
@@ -538,10 +541,22 @@ def _loaded(guest: guest_room.Guest) -> str:
     return loader_path(guest, _grub_cfg(guest))
 
 
-def _fitting_core(guest: guest_room.Guest, room: int) -> bytes:
-    """The richest core.img that fits into a number of sectors."""
-    uuid = guest.uuid(boot_device(guest)) or ''
+def _fitting_core(guest: guest_room.Guest, uuid: str, room: int) -> bytes:
+    """The richest core.img that fits into a number of sectors.
+
+    :raises xenimport.exceptions.GuestError: if none does
+    """
     core = make_core(uuid, _loaded(guest), GRUB_MODULES)
     if grub_layout.sectors(len(core)) > room:
         core = _small_core(guest, uuid)
+    if grub_layout.sectors(len(core)) > room:
+        raise exceptions.GuestError(
+            'guest.no-room-for-grub',
+            'There is no room for GRUB before the first partition',
+            where=guest.drives[0],
+            expected=f'{grub_layout.sectors(len(core))} sectors',
+            found=f'{room} sectors',
+            fix='move the first partition to sector 2048, or install a '
+            'boot loader in the guest',
+        )
     return core

@@ -145,7 +145,7 @@ class Console(base.Check):
         if wrong:
             yield self._finding(
                 model.Severity.WARNING,
-                'systemd offers its logins on Xen\'s console',
+                "systemd offers its logins on Xen's console",
                 '; '.join(wrong),
                 'systemctl disable serial-getty@hvc0; systemctl unmask and '
                 'enable getty@tty1 serial-getty@ttyS0',
@@ -166,7 +166,7 @@ class Console(base.Check):
         ]
         yield self._finding(
             model.Severity.WARNING,
-            'init offers a login on Xen\'s console',
+            "init offers a login on Xen's console",
             '; '.join(seen),
             f'replace hvc0 in {_INITTAB} by tty1 and ttyS0',
             _INITTAB,
@@ -184,7 +184,7 @@ class Console(base.Check):
                 if re.match(r'\s*exec\b.*getty\b', line) and _XEN.search(line):
                     yield self._finding(
                         model.Severity.WARNING,
-                        'upstart offers a login on Xen\'s console',
+                        "upstart offers a login on Xen's console",
                         f'{path}:{number}: {line.strip()}',
                         f'write "manual" to {override}',
                         path,
@@ -306,9 +306,8 @@ def _xen_units(guest: guest_room.Guest) -> list[str]:
 
 def _target(guest: guest_room.Guest, path: str) -> str:
     """Where a symbolic link points, '' if it is none."""
-    if guest.call('is_symlink', path):
-        return str(guest.call('readlink', path))
-    return ''
+    directory, name = posixpath.split(path)
+    return str(guest.call('readlinklist', directory, [name])[0])
 
 
 def _masks(guest: guest_room.Guest) -> list[str]:
@@ -338,7 +337,9 @@ def _links(guest: guest_room.Guest) -> list[tuple[str, str]]:
     found = []
     for unit, template in _GETTYS.items():
         for directory in ('/lib/systemd/system', '/usr/lib/systemd/system'):
-            if unit not in present and guest.is_file(f'{directory}/{template}'):
+            if unit not in present and guest.is_file(
+                f'{directory}/{template}'
+            ):
                 found.append((f'{wants}/{unit}', f'{directory}/{template}'))
                 break
     return found

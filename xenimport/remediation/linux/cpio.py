@@ -107,9 +107,7 @@ def _pack_one(
     archive.extend(bytes(-len(archive) % 4))
 
 
-def read(
-    source: Reader, wanted: Callable[[str], bool]
-) -> Iterator[Entry]:
+def read(source: Reader, wanted: Callable[[str], bool]) -> Iterator[Entry]:
     """The members of one archive, up to and including its trailer.
 
     :param source: stands at the archive's first byte
@@ -130,8 +128,7 @@ def _read_one(source: Reader, wanted: Callable[[str], bool]) -> Entry:
         raise DamagedError(f'no newc header but {header[:6]!r}')
     try:
         fields = [
-            int(header[start : start + 8], 16)
-            for start in range(6, HEADER, 8)
+            int(header[start : start + 8], 16) for start in range(6, HEADER, 8)
         ]
     except ValueError:
         raise DamagedError('a header field is not hexadecimal') from None

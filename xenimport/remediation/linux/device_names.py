@@ -99,18 +99,19 @@ def open_tables(
     """
     lenses = {lens: [file] for file, lens in _LENSES.items()}
     with guest.augeas(lenses) as tree:
-        yield tree, [
-            _entry(tree, file, node)
-            for file in _LENSES
-            for node in tree.match(f'/files{file}/*')
-            if node.rpartition('/')[2].isdigit()
-        ]
+        yield (
+            tree,
+            [
+                _entry(tree, file, node)
+                for file in _LENSES
+                for node in tree.match(f'/files{file}/*')
+                if node.rpartition('/')[2].isdigit()
+            ],
+        )
 
 
 def _entry(tree: augeas.Tree, file: str, node: str) -> Entry:
-    first, second = (
-        ('spec', 'file') if file == FSTAB else ('device', 'target')
-    )
+    first, second = ('spec', 'file') if file == FSTAB else ('device', 'target')
     options = [tree.get(path) or '' for path in tree.match(f'{node}/opt')]
     return Entry(
         file,
@@ -138,6 +139,12 @@ class DeviceNames(base.Check):
     id = 'linux.device-names'
     title = 'fstab and crypttab name disks by UUID'
 
+    def __init__(
+        self, request: base.Request, lookup: disk_names.Lookup | None = None
+    ) -> None:
+        super().__init__(request)
+        self._lookup = lookup or disk_names.Lookup()
+
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         texts = {
             file: guest.read_text(file)
@@ -146,7 +153,7 @@ class DeviceNames(base.Check):
         }
         if not texts:
             return
-        devices = disk_names.Devices(guest)
+        devices = self._lookup.of(guest)
         try:
             with open_tables(guest) as (_tree, entries):
                 pass
@@ -205,7 +212,7 @@ class DeviceNames(base.Check):
     def repair(
         self, guest: guest_room.Guest, finding: model.Finding
     ) -> Sequence[model.Change]:
-        devices = disk_names.Devices(guest)
+        devices = self._lookup.of(guest)
         with open_tables(guest) as (tree, entries):
             for entry in entries:
                 decision = decide(entry, devices)

@@ -114,3 +114,21 @@ class Devices:
         device = self.find(name, mount_point)
         uuid = self.uuid(device) if device else None
         return f'UUID={uuid}' if uuid else None
+
+
+class Lookup:
+    """The devices of the guest at hand, for the checks that share it.
+
+    Each question to the appliance takes a tenth of a second, and neither
+    partitions nor UUIDs change while the checks run.
+    """
+
+    def __init__(self) -> None:
+        self._guest: guest_room.Guest | None = None
+        self._devices: Devices | None = None
+
+    def of(self, guest: guest_room.Guest) -> Devices:
+        """The devices of a guest."""
+        if self._devices is None or self._guest is not guest:
+            self._guest, self._devices = guest, Devices(guest)
+        return self._devices

@@ -22,6 +22,7 @@ from xenimport.remediation.linux import blacklist
 from xenimport.remediation.linux import bootloader
 from xenimport.remediation.linux import console
 from xenimport.remediation.linux import device_names
+from xenimport.remediation.linux import disk_names
 from xenimport.remediation.linux import initramfs
 from xenimport.remediation.linux import network
 from xenimport.remediation.linux import xen_tools
@@ -32,26 +33,23 @@ class LinuxRemediation(base.Remediation):
 
     handles = 'Linux guests, paravirtual or not'
 
-    #: In the order in which they repair: a rebuilt initramfs copies the
-    #: blacklists, and the arguments for the kernel go into the boot
-    #: loader's configuration once there is one.
-    CHECKS: tuple[type[base.Check], ...] = (
-        device_names.DeviceNames,
-        blacklist.ModuleBlacklist,
-        initramfs.InitramfsVirtio,
-        bootloader.BootConfiguration,
-        bootloader.BootCode,
-        console.Console,
-        network.PersistentNet,
-        xen_tools.XenGuestTools,
-    )
-
-    def matches(
-        self, operating_system: model.OperatingSystem | None
-    ) -> bool:
+    def matches(self, operating_system: model.OperatingSystem | None) -> bool:
         return operating_system is not None and (
             operating_system.family == 'linux'
         )
 
     def checks(self, request: base.Request) -> Sequence[base.Check]:
-        return [check(request) for check in self.CHECKS]
+        # In the order in which they repair: a rebuilt initramfs copies the
+        # blacklists, and the arguments for the kernel go into the boot
+        # loader's configuration once there is one.
+        lookup = disk_names.Lookup()
+        return [
+            device_names.DeviceNames(request, lookup),
+            blacklist.ModuleBlacklist(request),
+            initramfs.InitramfsVirtio(request),
+            bootloader.BootConfiguration(request, lookup),
+            bootloader.BootCode(request, lookup),
+            console.Console(request),
+            network.PersistentNet(request),
+            xen_tools.XenGuestTools(request),
+        ]

@@ -163,8 +163,7 @@ def find_lack(
     blocked: tuple[str, ...] = ()
     if image is not None:
         there |= {
-            modules.name_of(entry)
-            for entry in image.names(r'.*\.ko(\.\w+)?')
+            modules.name_of(entry) for entry in image.names(r'.*\.ko(\.\w+)?')
         }
         blocked = tuple(_blocked(image, names))
     # Only modules that can be looked up: a name in neither index is absent.
@@ -374,8 +373,7 @@ class InitramfsVirtio(base.Check):
         if not find_lack(image, drivers, self.request.disk_bus):
             return []
         there = {
-            modules.name_of(entry)
-            for entry in image.names(r'.*\.ko(\.\w+)?')
+            modules.name_of(entry) for entry in image.names(r'.*\.ko(\.\w+)?')
         }
         needed = [
             module
@@ -409,13 +407,15 @@ def _collect(
         if module.startswith('/') or '..' in module.split('/'):
             raise exceptions.GuestError(
                 'guest.module-path',
-                'modules.dep names a file outside the kernel\'s directory',
+                "modules.dep names a file outside the kernel's directory",
                 where=f'{kernel.directory}/modules.dep',
                 expected=f'a path below {kernel.directory}',
                 found=module,
                 fix='run depmod in the guest and export it again',
             )
-        files[module] = guest.read(f'{kernel.directory}/{module}', MODULE_LIMIT)
+        files[module] = guest.read(
+            f'{kernel.directory}/{module}', MODULE_LIMIT
+        )
     for name in INDEXES:
         path = f'{kernel.directory}/{name}'
         if guest.is_file(path):
@@ -502,7 +502,7 @@ def rebuild(
     if not re.fullmatch(r'[\w.+~-]+', kernel.version):
         raise exceptions.GuestError(
             'guest.kernel-version',
-            'The name of a kernel\'s directory is not a version',
+            "The name of a kernel's directory is not a version",
             where='/lib/modules',
             found=repr(kernel.version),
             fix='remove that directory in the guest',

@@ -22,6 +22,7 @@ from __future__ import annotations
 import bz2
 from collections.abc import Iterator
 import dataclasses
+import importlib
 import io
 import lzma
 import posixpath
@@ -134,9 +135,7 @@ class _Lz4Decoder:
 
     def __init__(self) -> None:
         # Imported here: only such an initramfs needs it.
-        import lz4.block
-
-        self._decompress = lz4.block.decompress
+        self._decompress = importlib.import_module('lz4.block').decompress
         self._pending = b''
         self._started = False
         self.eof = False
@@ -229,9 +228,7 @@ def _decode(
         raise cpio.DamagedError(f'{kind}: {error}') from error
 
 
-def _decode_gzip(
-    data: bytes, start: int, sink: _Decoded
-) -> Iterator[bytes]:
+def _decode_gzip(data: bytes, start: int, sink: _Decoded) -> Iterator[bytes]:
     decoder = zlib.decompressobj(31)
     position = start
     pending = b''

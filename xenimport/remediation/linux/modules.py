@@ -68,7 +68,7 @@ def closure(
     Modules that modules.dep does not list are left out.
     """
     paths: dict[str, None] = {}
-    pending = [name for name in reversed(list(names))]
+    pending = list(names)[::-1]
     seen = set()
     while pending:
         name = pending.pop()

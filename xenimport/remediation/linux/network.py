@@ -146,12 +146,13 @@ class PersistentNet(base.Check):
         classic = [seen for name, seen in names if name.startswith('eth')]
         if not classic or not _predictable(guest):
             return
+        files = boot_files.find(guest)
         unnamed = [
             f'{file.path}:{line.number}'
-            for file, line in _command_lines(guest)
+            for file, line in _command_lines(guest, files)
             if _IFNAMES not in line.arguments
         ]
-        if unnamed or not boot_files.find(guest):
+        if unnamed or not files:
             where = ', '.join(unnamed) or 'no boot loader configuration'
             yield model.Finding(
                 self.id,
@@ -228,7 +229,9 @@ class PersistentNet(base.Check):
         if after == before:
             return []
         guest.write_text(path, after)
-        lines = [line for line in before.splitlines() if _names_interface(line)]
+        lines = [
+            line for line in before.splitlines() if _names_interface(line)
+        ]
         return [
             self._change(
                 guest,
@@ -294,10 +297,10 @@ def _predictable(guest: guest_room.Guest) -> bool:
 
 
 def _command_lines(
-    guest: guest_room.Guest,
+    guest: guest_room.Guest, files: Sequence[boot_files.BootFile]
 ) -> Iterator[tuple[boot_files.BootFile, boot_files.Line]]:
     """The command lines that an editor would change."""
-    for file in boot_files.find(guest):
+    for file in files:
         text = boot_files.read(guest, file)
         for line in boot_files.lines(text, file.kind):
             if file.kind != 'default' or line.text.startswith(

@@ -43,14 +43,14 @@ def started_links(guest: guest_room.Guest) -> list[str]:
             for name in guest.listdir(f'{_UNITS}/{directory}'):
                 if name.removesuffix('.service') in _SERVICES:
                     found.append(f'{_UNITS}/{directory}/{name}')
+    # In the RPM family /etc/rcN.d are links to directories below rc.d.
+    parent = '/etc/rc.d' if guest.is_dir('/etc/rc.d/rc3.d') else '/etc'
     for level in '2345S':
-        for directory in (f'/etc/rc{level}.d', f'/etc/rc.d/rc{level}.d'):
-            for name in guest.listdir(directory):
-                matched = _START.match(name)
-                if matched and matched[2] in _SERVICES:
-                    found.append(f'{directory}/{name}')
-        if guest.call('is_symlink', '/etc/rc2.d'):
-            break
+        directory = f'{parent}/rc{level}.d'
+        for name in guest.listdir(directory):
+            matched = _START.match(name)
+            if matched and matched[2] in _SERVICES:
+                found.append(f'{directory}/{name}')
     for name in guest.listdir('/etc/runlevels/default'):
         if name in _SERVICES:
             found.append(f'/etc/runlevels/default/{name}')
@@ -69,7 +69,7 @@ class XenGuestTools(base.Check):
     """Services and mounts that are of use on Xen only."""
 
     id = 'linux.xen-guest-tools'
-    title = 'No service of Xen\'s guest tools is started'
+    title = "No service of Xen's guest tools is started"
 
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         links = started_links(guest)
@@ -77,7 +77,7 @@ class XenGuestTools(base.Check):
             yield model.Finding(
                 self.id,
                 model.Severity.NOTE,
-                'Xen\'s guest tools are started at boot',
+                "Xen's guest tools are started at boot",
                 '; '.join(links),
                 'remove the package (xe-guest-utilities, xen-guest-agent) '
                 'in the guest',
@@ -116,12 +116,10 @@ class XenGuestTools(base.Check):
         if matched and not link.startswith(_UNITS):
             # As update-rc.d and chkconfig do: a start becomes a stop.
             stop = f'{directory}/K{100 - int(matched[1]):02d}{matched[2]}'
-            guest.call('mv', link, stop)
+            guest.call('rename', link, stop)
             after, undo = f'renamed to {stop}', f'mv {stop} {link}'
         else:
-            target = ''
-            if guest.call('is_symlink', link):
-                target = str(guest.call('readlink', link))
+            target = guest.call('readlinklist', directory, [name])[0]
             guest.call('rm_f', link)
             after, undo = 'removed', f'ln -s {target} {link}'
         return self._change(guest, link, 'starts a service', after, undo)

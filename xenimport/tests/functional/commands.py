@@ -68,7 +68,6 @@ class CommandTest(unittest.TestCase):
             for key, value in os.environ.items()
             if not key.startswith('OS_')
         }
-        environment['TMPDIR'] = str(self.work_dir)
         if self.cloud is not None:
             environment |= self.cloud.environment()
         return environment
@@ -79,6 +78,8 @@ class CommandTest(unittest.TestCase):
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str]:
         """Start ``openstack image ARGUMENTS`` in a session of its own."""
+        if arguments[0] == 'import-xen' and arguments[1] != 'driver':
+            arguments += ('--work-dir', self.work_dir)
         openstack = pathlib.Path(sys.executable).with_name('openstack')
         return subprocess.Popen(
             [openstack, 'image', *arguments],

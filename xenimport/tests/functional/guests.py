@@ -25,7 +25,6 @@ of the sample guest's OVA.
 from __future__ import annotations
 
 import argparse
-import collections
 from collections.abc import Iterator
 from collections.abc import Sequence
 import contextlib
@@ -496,8 +495,8 @@ def _debootstrap(
     spec: GuestSpec, directory: pathlib.Path, tree: pathlib.Path
 ) -> None:
     """Make the guest's tree as a tar file."""
-    overlay = directory / 'overlay.tar'
-    overlay.write_bytes(_overlay(spec))
+    files = directory / 'files.tar'
+    files.write_bytes(overlay(spec))
     script = directory / 'commands.sh'
     script.write_text('set -e\n' + ''.join(c + '\n' for c in spec.commands))
     command = [
@@ -510,7 +509,7 @@ def _debootstrap(
         '--essential-hook=mkdir -p "$1/etc/initramfs-tools/conf.d"',
         '--essential-hook=echo MODULES=list '
         '>"$1/etc/initramfs-tools/conf.d/modules-list"',
-        f'--customize-hook=tar-in {overlay} /',
+        f'--customize-hook=tar-in {files} /',
         f'--customize-hook=upload {script} /tmp/commands.sh',
         '--customize-hook=chroot "$1" sh /tmp/commands.sh',
         '--customize-hook=rm "$1/tmp/commands.sh"',
@@ -526,13 +525,9 @@ def _debootstrap(
     _run(command)
 
 
-def _overlay(spec: GuestSpec) -> bytes:
+def overlay(spec: GuestSpec) -> bytes:
     """The spec's files as a tar file, all owned by root."""
     buffer = io.BytesIO()
-    directories: dict[str, None] = collections.OrderedDict()
-    for file in spec.files:
-        for parent in reversed(pathlib.PurePosixPath(file.path).parents[:-1]):
-            directories.setdefault(str(parent))
     with tarfile.open(fileobj=buffer, mode='w') as archive:
         for file in spec.files:
             member = tarfile.TarInfo('./' + file.path)
@@ -557,7 +552,7 @@ def _make_disk(
     """Turn the tree into a RAW disk: an MBR, no boot code, one ext4."""
     with open(raw, 'wb') as disk:
         disk.truncate(spec.disk_size)
-        disk.write(_master_boot_record(spec))
+        disk.write(master_boot_record(spec))
     root = directory / 'tree'
     root.mkdir()
     length = (spec.disk_size - PARTITION_OFFSET) // 1024
@@ -579,7 +574,7 @@ def _make_disk(
         shutil.rmtree(root, ignore_errors=True)
 
 
-def _master_boot_record(spec: GuestSpec) -> bytes:
+def master_boot_record(spec: GuestSpec) -> bytes:
     """Sector 0: a signature and one partition, and no boot code at all."""
     record = bytearray(512)
     record[440:444] = spec.uuid('mbr').bytes[:4]

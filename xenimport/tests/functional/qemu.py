@@ -94,7 +94,7 @@ def boot(
     *,
     bus: str = 'virtio',
     until: str = LOGIN_PROMPT,
-    timeout: float = 240.0,
+    timeout: float = 300.0,
     hang: float = 40.0,
     memory: int = 1024,
 ) -> Boot:
@@ -271,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('raw')
     parser.add_argument('--bus', choices=sorted(_DISKS), default='virtio')
     parser.add_argument('--until', default=LOGIN_PROMPT)
-    parser.add_argument('--timeout', type=float, default=240.0)
+    parser.add_argument('--timeout', type=float, default=300.0)
     parser.add_argument('--memory', type=int, default=1024, help='MiB')
     parser.add_argument(
         '--tail', type=int, default=0, help='serial lines to print'

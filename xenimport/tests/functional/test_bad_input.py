@@ -61,19 +61,15 @@ class NoCloudTest(commands.CommandTest):
     def convert(self, package: pathlib.Path, *options: str) -> commands.Done:
         return self.openstack(
             'import-xen', 'convert', package,
-            '--output', self.directory / 'output',
-            '--work-dir', self.work_dir, *options,
+            '--output', self.directory / 'output', *options,
         )  # fmt: skip
 
     def refused(self, package: pathlib.Path, error_id: str) -> str:
         """Both commands refuse it in the same way; what they say."""
         for done in (
             self.convert(package),
-            self.openstack(
-                'import-xen', 'inspect', package,
-                '--work-dir', self.work_dir,
-            ),
-        ):  # fmt: skip
+            self.openstack('import-xen', 'inspect', package),
+        ):
             self.assert_clear_error(done, error_id)
             self.assertIn(str(package), done.stderr)
             self.assert_nothing_left()
@@ -122,7 +118,7 @@ class NoCloudTest(commands.CommandTest):
     def test_cut_short(self) -> None:
         data = disk_with_partition()[: 4 << 20] + b'x' * (4 << 20)
         vhd = packages.dynamic_vhd(data)
-        self.refused(self.package(vhd[: len(vhd) // 2]), 'vhd.truncated')
+        self.refused(self.package(vhd[: len(vhd) // 2]), 'vhd.block-outside')
 
     def test_table_points_outside(self) -> None:
         vhd = bytearray(packages.dynamic_vhd(disk_with_partition()))
@@ -279,10 +275,7 @@ class InterruptTest(commands.CommandTest):
 
     def interrupt_after(self, line: str, *options: str) -> None:
         """Send SIGINT when a step is done, so in the next one."""
-        process = self.start(
-            'import-xen', self.guest.ova, '--work-dir', self.work_dir,
-            *options,
-        )  # fmt: skip
+        process = self.start('import-xen', self.guest.ova, *options)
         assert process.stderr is not None
         seen = []
         for text in process.stderr:

@@ -60,7 +60,7 @@ class OutOfTreeTest(unittest.TestCase):
         )
         self.environment.pop('XDG_CACHE_HOME', None)
         self.disk = disk_with_partition()
-        with open(self.path('disk.hex'), 'wb') as stream:
+        with open(self.path('disk.img'), 'wb') as stream:
             stream.write(b'HEXDISK\n' + self.disk.hex().encode())
 
     def path(self, name):
@@ -107,7 +107,7 @@ class OutOfTreeTest(unittest.TestCase):
         output = self.path('output')
         done = self.openstack(
             'convert', '--no-repair', '--output', output,
-            self.path('disk.hex'),
+            self.path('disk.img'),
         )  # fmt: skip
         self.assertEqual(0, done.returncode, done.stderr)
         with open(os.path.join(output, 'disk0.raw'), 'rb') as stream:
@@ -119,7 +119,7 @@ class OutOfTreeTest(unittest.TestCase):
         )
         done = self.openstack(
             'convert', '--no-repair', '--output', self.path('output'),
-            self.path('disk.hex'),
+            self.path('disk.img'),
         )  # fmt: skip
         self.assertEqual(1, done.returncode)
         self.assertIn('hexadecimal.too-long', done.stderr)

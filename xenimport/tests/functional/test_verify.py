@@ -141,9 +141,7 @@ class VerifyTest(unittest.TestCase):
     def test_damaged_gpt(self) -> None:
         self.gpt()
         self.write(1024, b'\xff' * 16)
-        self.assertEqual(
-            [('verify.gpt-header', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-header', 'blocker')], self.verify())
 
     def test_overlap_is_seen_by_sgdisk(self) -> None:
         """Two partitions in one place, with every checksum right."""
@@ -159,9 +157,7 @@ class VerifyTest(unittest.TestCase):
             struct.pack_into('<I', header, 16, zlib.crc32(header))
             self.write(place * 512, array)
             self.write(lba * 512, header)
-        self.assertEqual(
-            [('verify.gpt-problem', 'warning')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-problem', 'warning')], self.verify())
 
     def read(self, offset: int, length: int) -> bytes:
         with open(self.path, 'rb') as file:

@@ -113,7 +113,10 @@ class CopyTest(cases.DiskTestCase):
         # grains after it.
         start = 32 * KIB
         data = b'x' + bytes(32 * KIB - 1) + bytes(64 * KIB) + b'y'
-        copy.copy(FakeImage(MIB, {start: data + bytes(511)}), self.target)
+        done = copy.copy(
+            FakeImage(MIB, {start: data + bytes(511)}), self.target
+        )
+        self.assertEqual(32 * KIB + 512, done.bytes_written)
         self.assertEqual(
             bytes(start) + data, self.content()[: start + len(data)]
         )
@@ -169,6 +172,21 @@ class CopyTest(cases.DiskTestCase):
                 self.target,
                 progress=interrupt,
             )
+        self.assert_nothing_left()
+
+    def test_interruption_does_not_wait_for_the_rest(self) -> None:
+        class SlowImage(FakeImage):
+            def pread_into(self, buffer: memoryview, offset: int) -> None:
+                time.sleep(0.01)
+                super().pread_into(buffer, offset)
+
+        def interrupt(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        image = SlowImage(200 * MIB, {n * MIB: b'x' * 512 for n in range(200)})
+        with self.assertRaises(KeyboardInterrupt):
+            copy.copy(image, self.target, progress=interrupt)
+        self.assertLess(image.reads, 20)
         self.assert_nothing_left()
 
     def test_no_space(self) -> None:

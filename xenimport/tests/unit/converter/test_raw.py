@@ -62,6 +62,27 @@ class RawTest(cases.DiskTestCase):
                 list(image.extents()),
             )
 
+    def test_data_widens_to_whole_sectors(self) -> None:
+        path = self.path('disk')
+        with open(path, 'wb') as stream:
+            stream.truncate(MIB)
+            stream.seek(MIB // 2)
+            stream.write(b'x' * 65536)
+        if os.stat(path).st_blocks * 512 >= MIB:
+            self.skipTest('this file system has no holes')
+        piece = model.Piece(MIB // 2 - 1000, 100 * 1024, 0)
+        disk = model.Disk('d', 'd', 0, model.Region(path, 'd', (piece,)))
+        with raw.RawConverter().open(self.package(), disk) as image:
+            self.assertEqual(
+                # 1000 + 65536 is 129.95 sectors.
+                [
+                    (0, 512, False),
+                    (512, 130 * 512 - 512, True),
+                    (130 * 512, 100 * 1024 - 130 * 512, False),
+                ],
+                list(image.extents()),
+            )
+
     def test_containers_are_not_raw(self) -> None:
         blank = bytes(MIB)
         for name, content in (

@@ -12,8 +12,10 @@
 
 """The VHD reader, against VHDs that the tests' own writer made."""
 
+import dataclasses
 import typing
 
+from xenimport import exceptions
 from xenimport import model
 from xenimport.converter import base
 from xenimport.converter import vhd
@@ -107,6 +109,14 @@ class DynamicTest(VhdTestCase):
         image = self.image(small(bitmaps={2: b'\xff' * 8}))
         self.assertEqual(DATA[-512:], image.pread(len(DATA) - 512, 512))
 
+    def test_last_bits_of_a_last_block(self) -> None:
+        data = cases.noise(9 * 512)
+        content = small(data, bitmaps={0: b'\xff\x7f' + bytes(14)})
+        self.assertEqual(data[: 8 * 512] + bytes(512), self.read(content))
+        self.assertEqual(
+            data, self.read(small(data, bitmaps={0: b'\xff\x80'}))
+        )
+
     def test_default_block_size(self) -> None:
         data = bytes(packages.BLOCK_SIZE) + cases.noise(512)
         self.assertEqual(data, self.read(packages.dynamic_vhd(data)))
@@ -183,6 +193,8 @@ class FooterTest(VhdTestCase):
 
     def test_511_bytes(self) -> None:
         self.assertEqual(DATA, self.read(small()[:-1]))
+        # A fixed disk has no copy of its footer to fall back to.
+        self.assertEqual(DATA, self.read(packages.fixed_vhd(DATA)[:-1]))
 
     def test_both_damaged(self) -> None:
         content = patched(small(), 20, b'?')
@@ -232,6 +244,10 @@ class TruncationTest(VhdTestCase):
             data[:1024] + bytes(BLOCK - 1024),
             self.read(present + content[-512:]),
         )
+        # The buffer of a copy is not blank.
+        buffer = bytearray(b'?' * BLOCK)
+        self.image(present + content[-512:]).pread_into(memoryview(buffer), 0)
+        self.assertEqual(bytes(BLOCK - 1024), buffer[1024:])
 
 
 class HostileTest(VhdTestCase):
@@ -282,6 +298,13 @@ class HostileTest(VhdTestCase):
         content = tail + packages.dynamic_header(0xFFFFFFFF) + tail
         self.refused(content, 'vhd.table')
 
+    def test_more_blocks_than_a_vhd_can_have(self) -> None:
+        count = (1 << 21) + 1
+        tail = packages.footer(count * 4096, chs=(1, 1, 1))
+        header = packages.dynamic_header(count, block_size=4096)
+        content = tail + header + b'\xff' * (4 * count) + tail
+        self.assertIn('at most', self.refused(content, 'vhd.table'))
+
     def test_header_elsewhere(self) -> None:
         for offset in (0, 1 << 40, (1 << 64) - 1):
             tail = packages.footer(len(DATA), data_offset=offset)
@@ -322,6 +345,20 @@ class ProbeTest(VhdTestCase):
 
     def test_broken_vhd_is_claimed_by_its_name(self) -> None:
         self.assertTrue(self.probe(DATA, 'a.VHD'))
+
+    def test_compressed_vhd_is_claimed_and_refused(self) -> None:
+        plain = self.disk(b'\x1f\x8b', 'one.vhd.gz')
+        disk = dataclasses.replace(
+            plain,
+            region=dataclasses.replace(
+                plain.region, seekable=False, decoder='gzip'
+            ),
+        )
+        converter = vhd.VhdConverter()
+        self.assertTrue(converter.probe(self.package(), disk))
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            converter.open(self.package(), disk)
+        self.assertEqual('package.compressed-disk', caught.exception.id)
 
     def test_others(self) -> None:
         self.assertFalse(self.probe(DATA, 'a.raw'))

@@ -20,6 +20,7 @@ import struct
 import subprocess
 import sys
 import time
+import typing
 
 from xenimport.guest import frames
 
@@ -59,6 +60,7 @@ def main():
     mode, connection = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     while True:
         request = frames.receive(connection)
+        answer: dict[str, typing.Any]
         if request['do'] == 'start':
             if mode == 'slow':
                 time.sleep(600)

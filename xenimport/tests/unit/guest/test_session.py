@@ -96,9 +96,7 @@ class CallTestCase(SessionTestCase):
         with self.appliance() as appliance:
             with self.assertRaises(exceptions.GuestError) as caught:
                 appliance.call('refuse', 3, '/dev/sda1', '/boot')
-            self.assertEqual(
-                'guest.libguestfs-failed', caught.exception.id
-            )
+            self.assertEqual('guest.libguestfs-failed', caught.exception.id)
             self.assertEqual('/dev/sda1', caught.exception.where)
             self.assertIn('refuse', caught.exception.message)
             self.assertEqual('mount:  [31mno way', caught.exception.found)
@@ -214,7 +212,7 @@ class EndTestCase(SessionTestCase):
         with self.assertRaises(exceptions.ApplianceError) as caught:
             self.appliance('no-binding').start()
         self.assertEqual('appliance.no-libguestfs', caught.exception.id)
-        self.assertIn('python3-guestfs', caught.exception.fix)
+        self.assertIn('python3-guestfs', str(caught.exception.fix))
 
     def test_failure_to_flush_is_an_error(self):
         appliance = self.appliance('bad-close')
@@ -248,9 +246,7 @@ class EnvironmentTestCase(unittest.TestCase):
         self.assertEqual('direct', result['LIBGUESTFS_BACKEND'])
 
     def test_cached_appliance_stays_in_its_place(self):
-        self.assertEqual(
-            '/var/tmp', self.environment()['LIBGUESTFS_CACHEDIR']
-        )
+        self.assertEqual('/var/tmp', self.environment()['LIBGUESTFS_CACHEDIR'])
         self.assertEqual(
             '/fast', self.environment(TMPDIR='/fast')['LIBGUESTFS_CACHEDIR']
         )

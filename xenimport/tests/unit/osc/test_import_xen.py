@@ -110,7 +110,9 @@ class RowTest(unittest.TestCase):
             0, 'id', 'name', 'active', 512, 'md5', 'sha512', 'ab',
             {'hw_disk_bus': 'virtio'},
         )  # fmt: skip
-        row = dict(zip(import_xen._COLUMNS, import_xen._row(image), strict=True))
+        row = dict(
+            zip(import_xen._COLUMNS, import_xen._row(image), strict=True)
+        )
         self.assertEqual('active', row['Status'])
         self.assertEqual('ab', row['Hash Value'])
         self.assertEqual(

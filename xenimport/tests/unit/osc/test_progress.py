@@ -32,7 +32,6 @@ class WatcherTest(unittest.TestCase):
         patcher.start()
         self.addCleanup(patcher.stop)
 
-
     def test_terminal_shows_rate_and_time_left(self):
         stream = Terminal()
         watcher = progress.Watcher(stream)

@@ -179,6 +179,12 @@ class OddTest(unittest.TestCase):
             'package.ovf-invalid',
         )
 
+    def test_document_type(self) -> None:
+        self.assert_refused(
+            b'<!DOCTYPE Envelope><Envelope><VirtualSystem/></Envelope>',
+            'package.ovf-invalid',
+        )
+
     def test_several_systems(self) -> None:
         self.assert_refused(
             b'<Envelope><VirtualSystem/><VirtualSystem/></Envelope>',

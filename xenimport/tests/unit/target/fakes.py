@@ -199,9 +199,7 @@ def connect_by_password(
     token = keystone_fixture.V3Token()
     token.set_project_scope()
     token.add_role('member')
-    token.add_service('image').add_standard_endpoints(
-        public=URL, region='one'
-    )
+    token.add_service('image').add_standard_endpoints(public=URL, region='one')
     mocker.get(
         AUTH_URL,
         json={'version': keystone_fixture.V3Discovery(AUTH_URL)},

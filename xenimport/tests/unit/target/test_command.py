@@ -34,6 +34,8 @@ HOSTILE = (
     'bell\x07 and \x1b[31mred',
     "\x01'\\",
     '\x1fa9',
+    'a\x01b',
+    'line\nbreak and \u202eabc',
     'bidi\u202eoverride',
     'Zoë',
 )
@@ -45,9 +47,11 @@ class QuoteTest(unittest.TestCase):
         output = subprocess.run(
             ['bash', '-c', line], capture_output=True, check=True
         ).stdout
-        self.assertEqual(
-            list(HOSTILE), output.decode().split('\0')[:-1]
-        )
+        self.assertEqual(list(HOSTILE), output.decode().split('\0')[:-1])
+
+    def test_digit_after_an_escape_is_not_swallowed(self) -> None:
+        # ksh reads as many hexadecimal digits as follow.
+        self.assertEqual("$'\\x0a'$'b\\x0ag'", command.quote('\nb\ng'))
 
     def test_one_printable_line(self) -> None:
         for text in HOSTILE:

@@ -103,14 +103,10 @@ class DirectoryTest(unittest.TestCase):
         self.assertLess(place.stat().st_blocks * 512, MIB)
 
     def test_file_of_the_user_can_be_kept(self) -> None:
-        self.target = directory.DirectoryTarget(
-            path=str(self.out), move=False
-        )
+        self.target = directory.DirectoryTarget(path=str(self.out), move=False)
         self.publish()
         self.assertEqual(self.content, self.workfile.read_bytes())
-        self.assertEqual(
-            self.content, (self.out / 'disk0.raw').read_bytes()
-        )
+        self.assertEqual(self.content, (self.out / 'disk0.raw').read_bytes())
 
     def test_configured_digest(self) -> None:
         self.target = directory.DirectoryTarget(
@@ -126,7 +122,9 @@ class DirectoryTest(unittest.TestCase):
         self.out.mkdir()
         mine = self.out / 'disk0.raw'
         mine.write_bytes(b'mine')
-        self.refused('directory.file-exists')
+        with self.assertRaises(exceptions.TargetError) as caught:
+            self.target.validate([REQUEST])
+        self.assertEqual('directory.file-exists', caught.exception.id)
         self.assertEqual(b'mine', mine.read_bytes())
 
     def test_file_that_appears_later_is_kept(self) -> None:

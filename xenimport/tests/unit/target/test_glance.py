@@ -62,17 +62,13 @@ class Base(unittest.TestCase):
     def _make_disk(self) -> str:
         handle, path = tempfile.mkstemp()
         self.addCleanup(os.unlink, path)
-        self.content = (
-            b'a' * MIB + bytes(2 * MIB) + b'b' * (MIB // 2)
-        )
+        self.content = b'a' * MIB + bytes(2 * MIB) + b'b' * (MIB // 2)
         os.pwrite(handle, self.content[:MIB], 0)
         os.pwrite(handle, self.content[3 * MIB :], 3 * MIB)
         os.close(handle)
         return path
 
-    def publish(
-        self, request: model.ImageRequest = REQUEST
-    ) -> model.Image:
+    def publish(self, request: model.ImageRequest = REQUEST) -> model.Image:
         return self.target.publish(0, self.path, request)
 
     def refused(
@@ -205,9 +201,12 @@ class RetryTest(Base):
         self.assertEqual(2, self.service.count('PUT', '/file'))
 
     def test_overloaded_service_is_tried_again(self) -> None:
-        self.service.uploads = [fakes.refusing(503, 'busy')]
-        image = self.publish()
-        self.assertEqual(self.content, self.service.data[image.id])
+        for status in (409, 500, 503):
+            with self.subTest(status=status):
+                self.service.uploads = [fakes.refusing(status, 'busy')]
+                image = self.publish()
+                self.assertEqual(self.content, self.service.data[image.id])
+        self.assertEqual(6, self.service.count('PUT', '/file'))
 
     def test_retries_end(self) -> None:
         self.service.uploads = [fakes.breaking(0)] * 9
@@ -268,7 +267,7 @@ class RefusalTest(Base):
         self.service.uploads = [
             fakes.refusing(
                 415,
-                '<html><head><title>415 Unsupported Media Type</title>'
+                '<html><head><title>Oops</title>'
                 '</head><body><h1>415 Unsupported Media Type</h1>'
                 'Image failed safety checks &amp; more<br/></body></html>',
                 'text/html; charset=UTF-8',
@@ -277,6 +276,7 @@ class RefusalTest(Base):
         error = self.refused('glance.image-refused')
         self.assertIn('Image failed safety checks & more', error.found or '')
         self.assertNotIn('<', error.found or '')
+        self.assertNotIn('Oops', error.found or '')
         self.assertEqual(1, self.service.count('PUT', '/file'))
         self.discard_all()
 
@@ -314,9 +314,7 @@ class RefusalTest(Base):
         self.refused('glance.not-active')
 
     def test_changed_bus_is_an_error(self) -> None:
-        self.service.change = lambda image: image.update(
-            hw_disk_bus='virtio'
-        )
+        self.service.change = lambda image: image.update(hw_disk_bus='virtio')
         error = self.refused('glance.property-changed')
         self.assertEqual('hw_disk_bus=scsi', error.expected)
         self.assertEqual('hw_disk_bus=virtio', error.found)
@@ -385,18 +383,14 @@ class ValidateTest(Base):
     def test_quota_of_images(self) -> None:
         self.service.mocker.get(
             f'{fakes.URL}/v2/info/usage',
-            json={
-                'usage': {'image_count_total': {'limit': 5, 'usage': 5}}
-            },
+            json={'usage': {'image_count_total': {'limit': 5, 'usage': 5}}},
         )
         self.refused_early('glance.quota')
 
     def test_unlimited_quota(self) -> None:
         self.service.mocker.get(
             f'{fakes.URL}/v2/info/usage',
-            json={
-                'usage': {'image_count_total': {'limit': -1, 'usage': 5}}
-            },
+            json={'usage': {'image_count_total': {'limit': -1, 'usage': 5}}},
         )
         self.target.validate([REQUEST])
 
@@ -491,9 +485,7 @@ class DiscardTest(Base):
         error = caught.exception
         self.assertEqual('glance.record-left', error.id)
         self.assertIn(f'{image.id}: refused', error.found or '')
-        self.assertIn(
-            f'openstack image delete {image.id}', error.fix or ''
-        )
+        self.assertIn(f'openstack image delete {image.id}', error.fix or '')
         # Once it is back, the same call finishes the work.
         self.service.mocker.delete(
             self.service.matcher(), text=self.service._delete

@@ -41,9 +41,7 @@ SECTORS = 20 * MIB // 512
 LINUX = uuid.UUID('0FC63DAF-8483-4772-8E79-3D69D8477DE4').bytes_le
 
 
-def mbr(
-    *entries: tuple[int, int, int, int], signature: int = 0x1234
-) -> bytes:
+def mbr(*entries: tuple[int, int, int, int], signature: int = 0x1234) -> bytes:
     """Entries are (flag, type, first sector, sectors)."""
     table = b''.join(
         struct.pack('<B3sB3sII', flag, b'\0\2\0', kind, b'\0\2\0', *place)
@@ -60,9 +58,7 @@ def mbr(
 def gpt_array(*partitions: tuple[int, int]) -> bytes:
     """Partitions are (first sector, last sector)."""
     return b''.join(
-        struct.pack(
-            '<16s16sQQQ72s', LINUX, bytes([n]) * 16, *place, 0, b''
-        )
+        struct.pack('<16s16sQQQ72s', LINUX, bytes([n]) * 16, *place, 0, b'')
         for n, place in enumerate(partitions, 1)
     ).ljust(128 * 128, b'\0')
 
@@ -147,9 +143,7 @@ class Base(unittest.TestCase):
             }
         )
 
-    def verify(
-        self, size: int = 20 * MIB
-    ) -> list[tuple[str, str]]:
+    def verify(self, size: int = 20 * MIB) -> list[tuple[str, str]]:
         self.found = disk.verify(self.path, size)
         return [(item.id, item.severity.value) for item in self.found]
 
@@ -160,9 +154,7 @@ class FileTest(Base):
 
     def test_other_size(self) -> None:
         # The founding story: 10 GiB became 8591048704 bytes.
-        self.assertEqual(
-            [('verify.size', 'blocker')], self.verify(10 << 30)
-        )
+        self.assertEqual([('verify.size', 'blocker')], self.verify(10 << 30))
         self.assertIn('10737418240', self.found[0].evidence)
         self.assertIn('20971520', self.found[0].evidence)
 
@@ -244,6 +236,7 @@ class MbrTest(Base):
             ('7', 0, 0, [('disk.mbr-signature-zero', 'warning')]),
             ('83', 0x80, 0, [('disk.mbr-signature-zero', 'note')]),
             ('83', 0, 0, []),
+            ('07', 0, 0, [('disk.mbr-signature-zero', 'warning')]),
         ):
             with self.subTest(kind=kind, flag=flag, signature=signature):
                 self.write(
@@ -296,9 +289,7 @@ class MbrTest(Base):
     def test_child_that_hangs_is_ended(self) -> None:
         child = mock.create_autospec(subprocess.Popen, instance=True)
 
-        def hang(
-            *words: str, **settings: typing.Any
-        ) -> tuple[str, str]:
+        def hang(*words: str, **settings: typing.Any) -> tuple[str, str]:
             settings['on_execute'](child)
             raise subprocess.TimeoutExpired('sfdisk', 60)
 
@@ -314,9 +305,7 @@ class GptTest(Base):
 
     LAST = SECTORS - 1
 
-    def build(
-        self, *partitions: tuple[int, int], last: int = LAST
-    ) -> None:
+    def build(self, *partitions: tuple[int, int], last: int = LAST) -> None:
         array = gpt_array(*partitions)
         self.write(0, mbr((0, 0xEE, 1, last)))
         self.write(512, gpt_header(1, last, 2, array))
@@ -338,6 +327,7 @@ class GptTest(Base):
             ],
             self.verify(15 * MIB),
         )
+        self.assertIn('outside of the disk', self.found[0].evidence)
         self.assertIn('partition 2', self.found[1].evidence)
 
     def test_enlarged_disk_is_a_warning(self) -> None:
@@ -350,32 +340,24 @@ class GptTest(Base):
     def test_zeroed_backup(self) -> None:
         self.build((2048, 4095))
         self.write(self.LAST * 512, bytes(512))
-        self.assertEqual(
-            [('verify.gpt-backup', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-backup', 'blocker')], self.verify())
         self.assertIn('damaged', self.found[0].title)
 
     def test_one_bit_in_the_header(self) -> None:
         self.build((2048, 4095))
         self.write(512 + 60, b'\xff')
-        self.assertEqual(
-            [('verify.gpt-header', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-header', 'blocker')], self.verify())
         self.assertIn('checksum of the header', self.found[0].evidence)
 
     def test_one_bit_in_the_array(self) -> None:
         self.build((2048, 4095))
         self.write(1024 + 60, b'\xff')
-        self.assertEqual(
-            [('verify.gpt-header', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-header', 'blocker')], self.verify())
         self.assertIn('checksum of the array', self.found[0].evidence)
 
     def test_protective_entry_without_a_header(self) -> None:
         self.write(0, mbr((0, 0xEE, 1, self.LAST)))
-        self.assertEqual(
-            [('verify.gpt-header', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-header', 'blocker')], self.verify())
 
     def test_partition_past_the_end(self) -> None:
         self.build((2048, self.LAST + 1))
@@ -390,21 +372,17 @@ class GptTest(Base):
         header[16:20] = bytes(4)
         header[16:20] = struct.pack('<I', zlib.crc32(header[:92]))
         self.write(512, bytes(header))
-        self.assertEqual(
-            [('verify.gpt-header', 'blocker')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-header', 'blocker')], self.verify())
         self.assertIn('4294967295 entries', self.found[0].evidence)
 
     def test_second_opinion(self) -> None:
         self.build((2048, 4095))
         self.answers['sgdisk'] = (
             '\nProblem: partitions 1 and 2 overlap:\n  Partition 1: x\n\n'
-            'Caution: Partition 2 doesn\'t end on a boundary.\n\n'
+            "Caution: Partition 2 doesn't end on a boundary.\n\n"
             'Identified 1 problems!\n'
         )
-        self.assertEqual(
-            [('verify.gpt-problem', 'warning')], self.verify()
-        )
+        self.assertEqual([('verify.gpt-problem', 'warning')], self.verify())
         self.assertEqual(
             'Problem: partitions 1 and 2 overlap: Partition 1: x',
             self.found[0].evidence,

@@ -23,6 +23,7 @@ from xenimport import driver
 from xenimport import exceptions
 from xenimport import model
 from xenimport import opts
+from xenimport.source import base
 from xenimport.workflow import drivers
 
 
@@ -31,10 +32,11 @@ class Tuned(driver.Driver):
     handles = 'tuned things'
 
 
-class FakeSource:
+class FakeSource(base.Source):
     handles = 'fake packages'
 
     def __init__(self, knows):
+        super().__init__()
         self.knows = knows
 
     def probe(self, path):

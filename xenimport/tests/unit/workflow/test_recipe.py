@@ -188,9 +188,7 @@ class LinesTest(unittest.TestCase):
         self.assertEqual(f'{evil}-nic0', said[0][-1])
         self.assertEqual(['--', evil], said[-1][-2:])
 
-    def run_recipe(
-        self, lines: typing.Sequence[str]
-    ) -> list[list[str]]:
+    def run_recipe(self, lines: typing.Sequence[str]) -> list[list[str]]:
         """Run it with an openstack that only writes down its words."""
         script = (
             'openstack() { { printf "%s\\1" "$@"; printf "\\2"; } >&2; '
@@ -204,12 +202,8 @@ class LinesTest(unittest.TestCase):
 
     def test_shell_hands_the_ids_on(self) -> None:
         system = dataclasses.replace(SYSTEM, nics=SYSTEM.nics[:1])
-        said = self.run_recipe(
-            recipe.lines(system, [image(0), image(1)])
-        )
-        self.assertEqual(
-            ['port', 'create', '--network', 'net'], said[0][:4]
-        )
+        said = self.run_recipe(recipe.lines(system, [image(0), image(1)]))
+        self.assertEqual(['port', 'create', '--network', 'net'], said[0][:4])
         self.assertIn('port-id=an-id', said[-1])
         self.assertIn(
             'uuid=an-id,source_type=volume,destination_type=volume',
@@ -228,7 +222,5 @@ class VolumeBootTest(Base):
             "--bootable -f value -c id -- 'web 1-disk0')",
             found,
         )
-        self.assertIn(
-            '--flavor=diskless --volume "$VOLUME0" ', found[-1]
-        )
+        self.assertIn('--flavor=diskless --volume "$VOLUME0" ', found[-1])
         self.assertNotIn('--image', found[-1])
