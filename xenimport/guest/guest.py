@@ -123,7 +123,8 @@ class Guest:
     def _status(self, path: str) -> dict[str, int] | None:
         """Its status, symbolic links followed; None where it is not.
 
-        (libguestfs' own ``exists`` holds for a dangling link.)
+        (libguestfs' own ``exists`` holds for a dangling link, and its
+        ``is_file`` takes 15 ms under TCG where this takes 1: measured.)
         """
         try:
             status: dict[str, int] = self.call('statns', path)
@@ -136,11 +137,13 @@ class Guest:
 
     def is_file(self, path: str) -> bool:
         """A regular file, symbolic links followed."""
-        return bool(self.call('is_file', path, followsymlinks=True))
+        status = self._status(path)
+        return status is not None and stat.S_ISREG(status['st_mode'])
 
     def is_dir(self, path: str) -> bool:
         """A directory, symbolic links followed."""
-        return bool(self.call('is_dir', path, followsymlinks=True))
+        status = self._status(path)
+        return status is not None and stat.S_ISDIR(status['st_mode'])
 
     def listdir(self, path: str) -> list[str]:
         """Sorted names; empty where there is no such directory."""
@@ -171,7 +174,7 @@ class Guest:
                 yield stream.name
         except OSError as error:
             raise exceptions.MachineError(
-                'machine.work-dir-failed',
+                'machine.work-directory',
                 'A temporary file in the work directory cannot be used',
                 where=error.filename or directory,
                 found=error.strerror or str(error),

@@ -118,10 +118,12 @@ def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
     """What the guest is."""
     if item is None:
         return 'no operating system found, or not looked for'
+    product = item['product']
     return printable(
-        f'{item["product"]} ({item["distribution"]} {item["version"]}, '
-        f'{item["architecture"]})\n'
-        f'host name: {item["hostname"]}, root: {item["root"]}, '
+        f'{item["distribution"]} {item["version"]}, {item["architecture"]}'
+        # libguestfs gives Debian's bare version for the product.
+        + (f' ({product})\n' if product != item['version'] else '\n')
+        + f'host name: {item["hostname"]}, root: {item["root"]}, '
         f'init: {item["init"]}\n'
         f'kernels: {", ".join(item["kernels"]) or "none"}'
     )

@@ -52,8 +52,11 @@ _MARGIN = 64 << 20
 def _timed(run: context.Run, name: str) -> Iterator[None]:
     """A part of a step, with its own line in the report."""
     started = time.monotonic()
+    run.observer.step(name)
     yield
-    run.steps.append(model.Step(name, time.monotonic() - started))
+    seconds = time.monotonic() - started
+    run.steps.append(model.Step(name, seconds))
+    run.observer.step_done(name, seconds, 0)
 
 
 def _progress(run: context.Run, before: int, total: int) -> model.Progress:

@@ -152,9 +152,11 @@ class LinuxRepairTest(unittest.TestCase):
         self.assertTrue(boot.reached, str(boot))
         self.assertIn(guests.MARKER, boot.serial)
 
-    def test_rebuilt_by_the_guest(self) -> None:
+    def test_rebuilt_by_the_guest_and_menu_lst_only(self) -> None:
         raw = self.copy('rebuilt.raw')
         with self.opened(raw) as guest:
+            # One more way in the same boot: GRUB 2's has to be made.
+            guest.call('rm', '/boot/grub/grub.cfg')
             doctor = self.doctor(guest, 'rebuild')
             doctor.diagnose()
             changes = doctor.repair()

@@ -22,6 +22,8 @@ from xenimport.guest import inspection
 from xenimport.guest import session
 
 REGULAR = stat.S_IFREG | 0o644
+FILE = {'st_mode': REGULAR, 'st_size': 1}
+DIRECTORY = {'st_mode': stat.S_IFDIR | 0o755, 'st_size': 4096}
 
 
 def refusal(text='no'):
@@ -160,11 +162,11 @@ class InspectTestCase(unittest.TestCase):
     def test_kernels_are_directories_with_modules_oldest_first(self):
         guest, _ = make(
             {
-                ('is_dir', '/lib/modules'): 1,
+                ('statns', '/lib/modules'): DIRECTORY,
                 ('ls', '/lib/modules'): ['6.1.0-10', '6.1.0-9', 'left', 'x'],
-                ('is_file', '/lib/modules/6.1.0-10/modules.dep'): 1,
-                ('is_file', '/lib/modules/6.1.0-9/modules.dep'): 1,
-                ('is_dir', '/lib/modules/x/kernel'): 1,
+                ('statns', '/lib/modules/6.1.0-10/modules.dep'): FILE,
+                ('statns', '/lib/modules/6.1.0-9/modules.dep'): FILE,
+                ('statns', '/lib/modules/x/kernel'): DIRECTORY,
             }
         )
         self.assertEqual(
@@ -180,23 +182,26 @@ class InspectTestCase(unittest.TestCase):
                 {
                     'is_symlink': 1,
                     link: '/bin/busybox',
-                    ('statns', '/sbin/openrc'): 1,
+                    ('statns', '/sbin/openrc'): FILE,
                 },
             ),
             (
                 'upstart',
-                {('statns', '/sbin/initctl'): 1, ('is_dir', '/etc/init'): 1},
+                {
+                    ('statns', '/sbin/initctl'): FILE,
+                    ('statns', '/etc/init'): DIRECTORY,
+                },
             ),
             # systemd is installed, sysvinit is what runs.
             (
                 'sysvinit',
                 {
-                    ('statns', '/etc/inittab'): 1,
-                    ('statns', '/lib/systemd/systemd'): 1,
+                    ('statns', '/etc/inittab'): FILE,
+                    ('statns', '/lib/systemd/systemd'): FILE,
                 },
             ),
-            ('systemd', {('statns', '/lib/systemd/systemd'): 1}),
-            ('sysvinit', {('statns', '/sbin/init'): 1}),
+            ('systemd', {('statns', '/lib/systemd/systemd'): FILE}),
+            ('sysvinit', {('statns', '/sbin/init'): FILE}),
             (None, {}),
         ):
             self.assertEqual(
