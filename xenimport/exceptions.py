@@ -26,6 +26,17 @@ if typing.TYPE_CHECKING:
     from xenimport import model
 
 
+def one_line(text: str) -> str:
+    """Text that may hold names from a package or guest, made harmless.
+
+    Such a name is hostile input: a line feed in it must not forge a line
+    of ours, nor an escape sequence reach the terminal.
+    """
+    return ''.join(
+        character if character.isprintable() else '?' for character in text
+    )
+
+
 class XenImportError(Exception):
     """Base of all errors a user can meet.
 
@@ -58,7 +69,7 @@ class XenImportError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        lines = [f'{self.id}  error  {self.message}']
+        lines = [f'{self.id}  error  {one_line(self.message)}']
         for label, value in (
             ('Where', self.where),
             ('Expected', self.expected),
@@ -66,8 +77,21 @@ class XenImportError(Exception):
             ('Fix', self.fix),
         ):
             if value:
-                lines.append(f'{label}: {value}')
+                lines.append(f'{label}: {one_line(value)}')
         return '\n'.join(lines)
+
+
+def unexpected(error: Exception) -> XenImportError:
+    """An error that nobody foresaw, in the form of ours."""
+    result = XenImportError(
+        'internal.unexpected',
+        'Something happened that xenimport does not foresee: a bug',
+        found=f'{type(error).__name__}: {error}',
+        fix='run the command again with "openstack --debug" and report '
+        'what it prints',
+    )
+    result.__cause__ = error
+    return result
 
 
 class PackageError(XenImportError):
@@ -110,11 +134,18 @@ class BlockedError(XenImportError):
     exit_code = 3
 
     def __init__(self, findings: Sequence[model.Finding]) -> None:
-        ids = ', '.join(sorted({finding.id for finding in findings}))
+        ids = sorted({finding.id for finding in findings})
+        can_be_accepted = all(finding.loss for finding in findings)
         super().__init__(
             'import.blocked',
             'The guest would not run on KVM as it is',
-            found=f'{len(findings)} blocker(s) left: {ids}',
-            fix='do what each finding says, or name it with --accept ID',
+            found=f'{len(findings)} blocker(s) left: {", ".join(ids)}',
+            fix='do what each finding says'
+            + (
+                ', or go on with '
+                + ' '.join(f'--accept {finding_id}' for finding_id in ids)
+                if can_be_accepted
+                else ''
+            ),
         )
         self.findings = tuple(findings)

@@ -19,6 +19,7 @@ here before a command runs.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Collection
 import json
 import os
 import sys
@@ -65,18 +66,14 @@ class Exits(command.Command):
         except Exception as error:
             if isinstance(error, BrokenPipeError) or _is_openstack(error):
                 raise
-            unexpected = _unexpected(error)
-            unexpected.__cause__ = error
-            return self._error(unexpected)
+            return self._error(exceptions.unexpected(error))
 
     def tell(self, text: str) -> None:
         """Talk to the person: on stderr, so that data stays clean."""
         print(text, file=sys.stderr, flush=True)
 
     def _error(self, error: exceptions.XenImportError) -> int:
-        from xenimport.osc import formatting
-
-        self.tell(formatting.printable(str(error)))
+        self.tell(str(error))
         if self.app.options.debug:
             self.log.error('', exc_info=error.__cause__ or error)
         return error.exit_code
@@ -92,24 +89,52 @@ class Exits(command.Command):
         if isinstance(failed.error, exceptions.BlockedError):
             for finding in failed.error.findings:
                 self.tell(formatting.finding(finding) + '\n')
-        if failed.report is not None:
-            self.write_report(parsed_args, failed.report)
         if isinstance(failed.error, KeyboardInterrupt):
-            self.tell('Interrupted; everything made so far was removed.')
+            kept = failed.leftovers or getattr(
+                parsed_args, 'keep_workfile', False
+            )
+            self.tell(
+                'Interrupted.'
+                if kept
+                else 'Interrupted; everything made so far was removed.'
+            )
             code = EXIT_INTERRUPTED
         else:
             code = self._error(failed.error)
         for left in failed.leftovers:
             self._error(left)
+        if failed.report is not None:
+            self.write_report(parsed_args, failed.report)
         return code
 
     def write_report(
         self, parsed_args: argparse.Namespace, report: model.Report
     ) -> None:
-        """Write the JSON report where ``--report`` says, if it does."""
+        """Write the JSON report to each of :meth:`report_files`.
+
+        A report that cannot be written is told, and makes the exit code
+        1 where it was 0; what the run has done stands all the same.
+        """
+        from xenimport import exceptions
+
+        for path in self.report_files(parsed_args):
+            try:
+                save_report(path, report)
+            except exceptions.XenImportError as error:
+                self.exit_code = self._error(error)
+
+    def report_files(self, parsed_args: argparse.Namespace) -> list[str]:
+        """Where the report goes; it is written after an error as well."""
         path = getattr(parsed_args, 'report', None)
-        if path:
-            save_report(path, report)
+        return [path] if path else []
+
+    def tell_unmatched(
+        self, accepted: Collection[str], report: model.Report
+    ) -> None:
+        """Name what was accepted and never found: most likely a slip."""
+        found = {item.id for item in (*report.findings, *report.remaining)}
+        for finding_id in sorted(set(accepted) - found):
+            self.tell(f'--accept {finding_id}: there was no such finding')
 
 
 def _is_openstack(error: Exception) -> bool:
@@ -123,25 +148,11 @@ def _is_openstack(error: Exception) -> bool:
     )
 
 
-def _unexpected(error: Exception) -> exceptions.XenImportError:
-    from xenimport import exceptions
-
-    return exceptions.XenImportError(
-        'internal.unexpected',
-        'Something happened that xenimport does not foresee: a bug',
-        found=f'{type(error).__name__}: {error}',
-        fix='run the command again with "openstack --debug" and report '
-        'what it prints',
-    )
-
-
 def save_report(path: str, report: model.Report) -> None:
     """Write a report as JSON, whole or not at all.
 
     :raises xenimport.exceptions.XenImportError: if it cannot be written
     """
-    from xenimport import exceptions
-
     partial = f'{path}.part'
     try:
         with open(partial, 'w', encoding='utf-8') as stream:
@@ -149,13 +160,29 @@ def save_report(path: str, report: model.Report) -> None:
             stream.write('\n')
         os.replace(partial, path)
     except OSError as error:
-        raise exceptions.XenImportError(
-            'report.not-written',
-            'The report cannot be written',
-            where=path,
-            found=str(error.strerror),
-            fix='name another file with --report',
-        ) from error
+        raise _not_written(path, str(error.strerror)) from error
+
+
+def _check_report(path: str) -> None:
+    """Find out before any slow work whether it could be written."""
+    directory = os.path.dirname(path) or '.'
+    if not os.path.isdir(directory):
+        raise _not_written(path, 'its directory does not exist')
+    if not os.access(directory, os.W_OK):
+        raise _not_written(path, 'its directory cannot be written to')
+
+
+def _not_written(path: str, found: str) -> exceptions.XenImportError:
+    from xenimport import exceptions
+
+    return exceptions.XenImportError(
+        'report.not-written',
+        'The report cannot be written',
+        where=path,
+        expected='a file in a directory that can be written to',
+        found=found,
+        fix='name another file with --report',
+    )
 
 
 def add_package(parser: argparse.ArgumentParser) -> None:
@@ -224,6 +251,8 @@ def settings(
     from xenimport import opts
     from xenimport.workflow import context
 
+    if parsed_args.report:
+        _check_report(parsed_args.report)
     conf = opts.load()
     defaults = conf[opts.GROUP]
     return context.Settings(
@@ -237,4 +266,6 @@ def settings(
         keep_workfile=getattr(parsed_args, 'keep_workfile', False),
         work_dir=parsed_args.work_dir or work_dir,
         image=image,
+        min_disk=getattr(parsed_args, 'min_disk', None),
+        min_ram=getattr(parsed_args, 'min_ram', None),
     )

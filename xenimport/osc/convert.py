@@ -45,6 +45,13 @@ class ConvertXen(base.Exits, command.ShowOne):
         )
         return parser
 
+    def report_files(self, parsed_args: argparse.Namespace) -> list[str]:
+        os.makedirs(parsed_args.output, exist_ok=True)
+        return [
+            os.path.join(parsed_args.output, 'report.json'),
+            *super().report_files(parsed_args),
+        ]
+
     def take_action(
         self, parsed_args: argparse.Namespace
     ) -> tuple[typing.Sequence[str], typing.Sequence[typing.Any]]:
@@ -65,14 +72,13 @@ class ConvertXen(base.Exits, command.ShowOne):
                 directory.DirectoryTarget,
             ),
             path=parsed_args.output,
+            move=not settings.keep_workfile,
         )
         report = run.import_package(
             settings, target, progress.Watcher(), run.upload_commands
         )
-        base.save_report(
-            os.path.join(parsed_args.output, 'report.json'), report
-        )
         self.write_report(parsed_args, report)
+        self.tell_unmatched(settings.accept, report)
         self.tell('\nTo upload:')
         self.tell('\n'.join(report.recipe))
         return formatting.report(report)

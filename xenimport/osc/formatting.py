@@ -21,6 +21,7 @@ import typing
 
 from cliff import columns
 
+from xenimport import exceptions
 from xenimport import model
 
 #: Columns of a line inside a table.
@@ -40,16 +41,9 @@ def size(count: float | None) -> str:
     return f'{count:.0f} {unit}' if unit == 'B' else f'{count:.1f} {unit}'
 
 
-def printable(text: str) -> str:
-    """Text from a package or guest without control characters.
-
-    Names in a package are hostile input; an escape sequence in one must
-    not reach the terminal.
-    """
-    return ''.join(
-        character if character.isprintable() or character == '\n' else '?'
-        for character in text
-    )
+def lines_of(texts: Iterable[str]) -> str:
+    """One line a text, none of which can forge another."""
+    return '\n'.join(exceptions.one_line(text) for text in texts)
 
 
 def finding(item: model.Finding) -> str:
@@ -61,7 +55,7 @@ def finding(item: model.Finding) -> str:
     lines.append(f'Fix: {item.fix}')
     if item.loss:
         lines.append(f'Override: --accept {item.id} ({item.loss})')
-    return printable('\n'.join(lines))
+    return lines_of(lines)
 
 
 def findings(items: Iterable[model.Finding]) -> str:
@@ -72,11 +66,9 @@ def findings(items: Iterable[model.Finding]) -> str:
 def changes(items: Iterable[model.Change]) -> str:
     """Changes, each with its reason and where it was made."""
     return (
-        printable(
-            '\n'.join(
-                f'{item.finding}  {item.path} on {item.target}: {item.reason}'
-                for item in items
-            )
+        lines_of(
+            f'{item.finding}  {item.path} on {item.target}: {item.reason}'
+            for item in items
         )
         or 'none'
     )
@@ -111,21 +103,25 @@ def source(item: typing.Mapping[str, typing.Any]) -> str:
         )
     if item['bytes_read'] is not None:
         lines.append(f'read: {size(item["bytes_read"])}')
-    return printable('\n'.join(lines))
+    return lines_of(lines)
 
 
 def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
     """What the guest is."""
     if item is None:
         return 'no operating system found, or not looked for'
-    product = item['product']
-    return printable(
-        f'{item["distribution"]} {item["version"]}, {item["architecture"]}'
-        # libguestfs gives Debian's bare version for the product.
-        + (f' ({product})\n' if product != item['version'] else '\n')
-        + f'host name: {item["hostname"]}, root: {item["root"]}, '
-        f'init: {item["init"]}\n'
-        f'kernels: {", ".join(item["kernels"]) or "none"}'
+    first = f'{item["distribution"]} {item["version"]}, '
+    first += item['architecture']
+    # libguestfs gives Debian's bare version for the product.
+    if item['product'] != item['version']:
+        first += f' ({item["product"]})'
+    return lines_of(
+        [
+            first,
+            f'host name: {item["hostname"]}, root: {item["root"]}, '
+            f'init: {item["init"]}',
+            f'kernels: {", ".join(item["kernels"]) or "none"}',
+        ]
     )
 
 
@@ -191,7 +187,7 @@ def report(
 
 def cell(text: str) -> View:
     """A text that is one column among several of a row."""
-    return View(text, printable(text), _CELL)
+    return View(text, exceptions.one_line(text), _CELL)
 
 
 def _appliance(item: model.Report) -> str:

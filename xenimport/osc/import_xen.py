@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import typing
 
-from osc_lib.cli import format_columns
 from osc_lib.cli import parseractions
 from osc_lib.command import command
 
@@ -48,6 +47,11 @@ class ImportXen(base.Exits, command.Lister):
     and uploads it: one image a disk, or none. The package is never
     written to. Exits with 3 when the guest would not run on KVM.
     """
+
+    @property
+    def auth_required(self) -> bool:
+        """Whether a cloud is needed; asked before arguments are parsed."""
+        return '--dry-run' not in self.app.command_options
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -83,6 +87,7 @@ class ImportXen(base.Exits, command.Lister):
             self._launch_recipe,
         )
         self.write_report(parsed_args, report)
+        self.tell_unmatched(settings.accept, report)
         if report.changes:
             self.tell('\nChanged in the guest:')
             self.tell(formatting.changes(report.changes))
@@ -144,8 +149,6 @@ class ImportXen(base.Exits, command.Lister):
             visibility=parsed_args.visibility,
             protected=parsed_args.is_protected,
             project=self._project_id(parsed_args),
-            min_disk=parsed_args.min_disk or 0,
-            min_ram=parsed_args.min_ram or 0,
         )
 
     def _project_id(self, parsed_args: argparse.Namespace) -> str | None:
@@ -163,17 +166,32 @@ class ImportXen(base.Exits, command.Lister):
 
 
 def _row(image: model.Image) -> tuple[typing.Any, ...]:
+    from xenimport.osc import formatting
+
     return (
         image.disk,
         image.id,
-        image.name,
+        formatting.cell(image.name),
         image.status,
         image.size,
         image.checksum,
         image.hash_algorithm,
         image.hash_value,
-        format_columns.DictColumn(dict(image.properties)),
+        formatting.View(
+            dict(image.properties),
+            formatting.lines_of(
+                f'{key}={value}'
+                for key, value in sorted(image.properties.items())
+            ),
+        ),
     )
+
+
+def _whole_number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError('it must not be negative')
+    return number
 
 
 def _add_image_options(parser: argparse.ArgumentParser) -> None:
@@ -187,14 +205,14 @@ def _add_image_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--min-disk',
         metavar='<disk-gb>',
-        type=int,
+        type=_whole_number,
         help='Minimum disk size needed to boot image, in gigabytes '
         '(default: the size of the disk)',
     )
     parser.add_argument(
         '--min-ram',
         metavar='<ram-mb>',
-        type=int,
+        type=_whole_number,
         help='Minimum RAM size needed to boot image, in megabytes '
         '(default: what the package says)',
     )

@@ -18,6 +18,7 @@ import sys
 import time
 import typing
 
+from xenimport import exceptions
 from xenimport.osc import formatting
 from xenimport.workflow import context
 
@@ -75,7 +76,7 @@ class Watcher(context.Observer):
     def say(self, line: str) -> None:
         if self._terminal:
             self._draw('')
-        self._print(formatting.printable(line))
+        self._print(exceptions.one_line(line))
 
     def _draw(self, text: str) -> None:
         # Carriage return and "erase to the end of the line".

@@ -38,6 +38,13 @@ class Target(driver.Driver, abc.ABC):
         :raises xenimport.exceptions.TargetError: if it would refuse
         """
 
+    def make_sure_of_room(self, data: int, work_dir: str) -> None:
+        """Refuse early where ``data`` bytes will not fit.
+
+        :param work_dir: where the workfiles are
+        :raises xenimport.exceptions.TargetError: if they will not
+        """
+
     @abc.abstractmethod
     def publish(
         self,

@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import errno
 import os
+import shutil
 import typing
 
 from oslo_config import cfg
@@ -96,6 +97,23 @@ class DirectoryTarget(base.Target):
         for disk in range(len(requests)):
             if os.path.lexists(self.file_of(disk)):
                 raise self._exists(self.file_of(disk))
+
+    def make_sure_of_room(self, data: int, work_dir: str) -> None:
+        """A rename takes no room, a copy takes the data's."""
+        same = os.stat(self._path).st_dev == os.stat(work_dir).st_dev
+        if self._move and same:
+            return
+        needed = data * (2 if same else 1)
+        free = shutil.disk_usage(self._path).free
+        if free < needed:
+            raise exceptions.TargetError(
+                'directory.no-room',
+                'The output directory has too little room for the disks',
+                where=self._path,
+                expected=f'{needed} bytes free',
+                found=f'{free} bytes free',
+                fix='free some space, or name another directory',
+            )
 
     def publish(
         self,

@@ -49,6 +49,8 @@ class Settings:
     :ivar accept: ids of findings that shall not stop the run
     :ivar work_dir: where the work directory is made, None for default
     :ivar image: the name, properties, ... that the user gave
+    :ivar min_disk: GiB that the user gave, None if not
+    :ivar min_ram: MiB that the user gave, None if not
     """
 
     package: str
@@ -60,6 +62,8 @@ class Settings:
     keep_workfile: bool = False
     work_dir: str | None = None
     image: model.ImageRequest | None = None
+    min_disk: int | None = None
+    min_ram: int | None = None
 
     def option(self, name: str) -> typing.Any:
         """A value of ``[import_xen]``."""

@@ -92,6 +92,9 @@ class _Task(task.Task):
             # The first error stays the one that is raised; what could
             # not be undone is told beside it.
             self._run.leftovers.append(error)
+        except Exception as error:
+            # TaskFlow would stop here, with the earlier steps not undone.
+            self._run.leftovers.append(exceptions.unexpected(error))
 
 
 def execute(steps: Sequence[Step], run: context.Run) -> None:

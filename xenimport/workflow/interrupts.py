@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""Ctrl-C and SIGTERM, let in only where a step can be undone."""
+"""Ctrl-C and its like, let in only where a step can be undone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import threading
 import types
 import typing
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Gate:
@@ -53,7 +53,10 @@ class Gate:
             yield self
             return
         before: dict[signal.Signals, typing.Any] = {
-            number: signal.signal(number, self._handle) for number in _SIGNALS
+            number: signal.signal(number, self._handle)
+            for number in _SIGNALS
+            # nohup has the hang-up ignored, and means it.
+            if signal.getsignal(number) is not signal.SIG_IGN
         }
         try:
             yield self

@@ -197,10 +197,12 @@ def complete(
         run.settings.disk_bus,
         run.guest_facts,
     )
+    asked = run.settings
+    disk = min_disk(opened.image.virtual_size)
+    ram = 0 if index else min_ram(run.system.memory)
     return dataclasses.replace(
         request,
         properties=found | dict(request.properties),
-        min_disk=request.min_disk or min_disk(opened.image.virtual_size),
-        min_ram=request.min_ram
-        or (0 if index else min_ram(run.system.memory)),
+        min_disk=disk if asked.min_disk is None else asked.min_disk,
+        min_ram=ram if asked.min_ram is None else asked.min_ram,
     )

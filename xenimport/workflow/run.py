@@ -52,16 +52,20 @@ class Failed(Exception):
 def _execute(
     list_of_steps: Sequence[engine.Step], run: context.Run
 ) -> model.Report:
+    error: exceptions.XenImportError | KeyboardInterrupt
     try:
         engine.execute(list_of_steps, run)
-    except (exceptions.XenImportError, KeyboardInterrupt) as error:
-        known = run.virtual_system is not None
-        raise Failed(
-            error, report(run) if known else None, run.leftovers
-        ) from error
+        return report(run)
+    except (exceptions.XenImportError, KeyboardInterrupt) as caught:
+        error = caught
+    except Exception as caught:
+        error = exceptions.unexpected(caught)
     finally:
         run.close()
-    return report(run)
+    known = run.virtual_system is not None
+    raise Failed(
+        error, report(run) if known else None, run.leftovers
+    ) from error
 
 
 def inspect(
@@ -72,19 +76,20 @@ def inspect(
 ) -> model.Report:
     """Diagnose the guest; nothing is copied, nothing is written.
 
+    With ``repair`` off in the settings only the package is read.
+
     :param rehearse: repair it on a throw-away overlay as well, so that
         the report names each change that an import would make
     :raises Failed: if the package or guest cannot be read
     """
-    return _execute(
-        [
-            steps.ReadPackage(),
+    list_of_steps: list[engine.Step] = [steps.ReadPackage()]
+    if settings.repair:
+        list_of_steps += [
             steps.MakeWorkDirectory(),
             steps.Rehearse(repair=rehearse),
             steps.RemoveWorkDirectory(),
-        ],
-        context.Run(settings, observer),
-    )
+        ]
+    return _execute(list_of_steps, context.Run(settings, observer))
 
 
 def import_package(
@@ -117,7 +122,11 @@ def import_package(
     result = _execute(list_of_steps, run)
     if launch_recipe is None:
         return result
-    run.recipe = launch_recipe(run)
+    try:
+        run.recipe = launch_recipe(run)
+    except KeyboardInterrupt:
+        # The images stand and are verified; only the hint is missing.
+        run.observer.say('Interrupted while looking for a launch recipe.')
     return report(run)
 
 

@@ -167,9 +167,10 @@ class CheckSpace(engine.Step):
     name = 'check free space'
 
     def do(self, run: context.Run) -> int:
-        needed = _MARGIN + sum(
-            copy.data_size(opened.image) for opened in run.disks
-        )
+        data = sum(copy.data_size(opened.image) for opened in run.disks)
+        if run.target is not None:
+            run.target.make_sure_of_room(data, run.directory)
+        needed = _MARGIN + data
         free = shutil.disk_usage(run.directory).free
         if free < needed:
             raise exceptions.MachineError(
@@ -264,6 +265,10 @@ class Treat(engine.Step):
 
     def do(self, run: context.Run) -> int:
         _treat(run, [session.Drive(opened.workfile) for opened in run.disks])
+        # Only what cannot be repaired is named where nothing was repaired.
+        diagnosis.refuse_blockers(
+            run.findings, run.settings.accept, repairable=False
+        )
         diagnosis.refuse_blockers(
             run.remaining, run.settings.accept, repairable=True
         )
@@ -317,9 +322,11 @@ def _treat(
         run.remaining = run.findings
         if not repair:
             return
-        diagnosis.refuse_blockers(
+        if diagnosis.blockers(
             run.findings, run.settings.accept, repairable=False
-        )
+        ):
+            # What cannot be mended makes all other repair pointless.
+            return
         with _timed(run, 'guest: repair'):
             run.changes = doctor.repair()
         with _timed(run, 'guest: diagnose again'):

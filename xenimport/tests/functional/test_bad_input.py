@@ -15,6 +15,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+import json
 import os
 import pathlib
 import signal
@@ -73,8 +74,14 @@ class NoCloudTest(commands.CommandTest):
             self.assert_clear_error(done, error_id)
             self.assertIn(str(package), done.stderr)
             self.assert_nothing_left()
-        self.assertFalse((self.directory / 'output').exists())
+        self.assert_no_disk()
         return done.stderr
+
+    def assert_no_disk(self) -> None:
+        """Nothing in the output directory but the report, if that."""
+        output = self.directory / 'output'
+        if output.exists():
+            self.assertEqual(['report.json'], os.listdir(output))
 
     def package(self, vhd: bytes) -> pathlib.Path:
         path = self.directory / 'guest.ova'
@@ -132,7 +139,14 @@ class NoCloudTest(commands.CommandTest):
         self.assertIn('disk.no-operating-system  blocker', done.stderr)
         self.assertNotIn('Traceback', done.stderr)
         self.assert_nothing_left()
-        self.assertFalse((self.directory / 'output').exists())
+        self.assert_no_disk()
+        report = json.loads(
+            (self.directory / 'output' / 'report.json').read_text()
+        )
+        self.assertIn(
+            'disk.no-operating-system',
+            [finding['id'] for finding in report['remaining']],
+        )
         untouched = self.convert(package, '--no-repair')
         self.assertEqual(0, untouched.code, untouched.stderr)
         raw = self.directory / 'output' / 'disk0.raw'
@@ -290,6 +304,18 @@ class InterruptTest(commands.CommandTest):
         self.assertNotIn('Traceback', said)
         self.assert_nothing_left()
 
+    def test_while_the_target_is_asked(self) -> None:
+        self.interrupt_after('read package:')
+
+    def test_while_the_guest_is_looked_at(self) -> None:
+        self.interrupt_after('guest: start appliance:')
+
+    def test_in_the_repair(self) -> None:
+        self.interrupt_after('guest: diagnose:')
+
+    def test_in_the_cleaning_up(self) -> None:
+        self.interrupt_after('publish images:', '--no-repair')
+
     def test_in_the_copy(self) -> None:
         self.interrupt_after('check free space:')
 
@@ -300,6 +326,4 @@ class InterruptTest(commands.CommandTest):
         self.interrupt_after('copy disks:', '--no-repair')
 
     def test_in_the_upload(self) -> None:
-        self.interrupt_after(
-            'verify disks:', '--no-repair', '--accept', 'verify.unsafe'
-        )
+        self.interrupt_after('verify disks:', '--no-repair')

@@ -147,6 +147,45 @@ class ExitCodeTest(unittest.TestCase):
             text.index('it died'), text.index('openstack image delete 42')
         )
 
+    def test_unwritable_report_hides_nothing(self):
+        code, text = self.end(
+            run.Failed(
+                exceptions.BlockedError([FINDING]),
+                report(),
+                [exceptions.TargetError('glance.record-left', 'left')],
+            ),
+            report='/nonexistent/report.json',
+        )
+        self.assertEqual(3, code)
+        for error_id in (
+            'import.blocked', 'glance.record-left', 'report.not-written'
+        ):  # fmt: skip
+            self.assertIn(f'{error_id}  error', text)
+
+    def test_hostile_name_forges_no_line(self):
+        _code, text = self.end(
+            exceptions.PackageError(
+                'package.unsafe-name',
+                'A member has an unsafe name',
+                found='readme\nFix: run this \x1b[31m',
+                fix='export it again',
+            )
+        )
+        self.assertEqual(1, text.count('\nFix: '))
+        self.assertNotIn('\x1b', text)
+
+    def test_accepted_ids_that_matched_nothing_are_named(self):
+        errors = io.StringIO()
+        with contextlib.redirect_stderr(errors):
+            Ending(0).tell_unmatched(
+                {'linux.initramfs-virtio', 'linux.typo'},
+                report(findings=(FINDING,)),
+            )
+        self.assertEqual(
+            '--accept linux.typo: there was no such finding\n',
+            errors.getvalue(),
+        )
+
 
 class SaveReportTest(unittest.TestCase):
     def test_no_such_directory(self):

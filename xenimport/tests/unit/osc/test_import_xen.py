@@ -16,6 +16,7 @@ import types
 import unittest
 from unittest import mock
 
+from xenimport import exceptions
 from xenimport import model
 from xenimport.osc import base
 from xenimport.osc import import_xen
@@ -25,7 +26,9 @@ from xenimport.workflow import run
 class ArgumentsTest(unittest.TestCase):
     def setUp(self):
         super().setUp()
-        app = mock.Mock(spec_set=['client_manager', 'options'])
+        app = mock.Mock(
+            spec_set=['client_manager', 'command_options', 'options']
+        )
         app.options = types.SimpleNamespace(debug=False)
         self.command = import_xen.ImportXen(app, None)
         self.parser = self.command.get_parser('openstack image import-xen')
@@ -46,8 +49,6 @@ class ArgumentsTest(unittest.TestCase):
                 tags=('x', 'y'),
                 visibility='shared',
                 protected=True,
-                min_disk=7,
-                min_ram=512,
             ),
             self.request(
                 '--name', 'web', '--property', 'a=1', '--property', 'b=2',
@@ -78,6 +79,37 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual({'linux.a', 'linux.b'}, settings.accept)
         self.assertTrue(settings.keep_workfile)
         self.assertEqual('/srv', settings.work_dir)
+        self.assertIsNone(settings.min_disk)
+
+    def test_zero_is_a_wish_and_less_is_a_mistake(self):
+        settings = base.settings(
+            self.parser.parse_args(
+                ['guest.ova', '--min-ram', '0', '--min-disk', '7']
+            )
+        )
+        self.assertEqual((7, 0), (settings.min_disk, settings.min_ram))
+        with (
+            self.assertRaises(SystemExit) as caught,
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            self.parser.parse_args(['guest.ova', '--min-ram', '-1'])
+        self.assertEqual(2, caught.exception.code)
+
+    def test_a_dry_run_needs_no_cloud(self):
+        for arguments, needed in (
+            (['guest.ova'], True),
+            (['guest.ova', '--dry-run'], False),
+        ):
+            self.command.app.command_options = arguments
+            self.assertIs(needed, self.command.auth_required)
+
+    def test_report_that_cannot_be_written_is_refused_at_once(self):
+        arguments = self.parser.parse_args(
+            ['guest.ova', '--report', '/nonexistent/report.json']
+        )
+        with self.assertRaises(exceptions.XenImportError) as caught:
+            base.settings(arguments)
+        self.assertEqual('report.not-written', caught.exception.id)
 
     def test_dry_run_needs_no_target_and_exits_3_when_blocked(self):
         report = model.Report(

@@ -155,6 +155,26 @@ class DirectoryTest(unittest.TestCase):
         self.assertFalse(self.out.exists())
         self.assertEqual(self.content, self.workfile.read_bytes())
 
+    def room(self, free: int, *, move: bool = True) -> None:
+        """Ask for 1000 bytes where ``free`` are; same file system."""
+        target = directory.DirectoryTarget(path=str(self.out), move=move)
+        self.out.mkdir(exist_ok=True)
+        with mock.patch(
+            'shutil.disk_usage',
+            autospec=True,
+            return_value=mock.Mock(spec_set=['free'], free=free),
+        ):
+            target.make_sure_of_room(1000, str(self.out))
+
+    def test_a_rename_needs_no_room(self) -> None:
+        self.room(0)
+
+    def test_a_copy_beside_the_workfile_needs_room_for_both(self) -> None:
+        self.room(2000, move=False)
+        with self.assertRaises(exceptions.TargetError) as caught:
+            self.room(1999, move=False)
+        self.assertEqual('directory.no-room', caught.exception.id)
+
     def test_discard_removes_what_was_made(self) -> None:
         self.publish()
         self.target.discard()

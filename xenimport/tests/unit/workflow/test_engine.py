@@ -90,8 +90,8 @@ class EngineTest(unittest.TestCase):
             ['do one', 'do two', 'undo two', 'undo one'], self.log
         )
 
-    def test_interrupt_and_terminate_undo(self):
-        for number in (signal.SIGINT, signal.SIGTERM):
+    def test_interrupt_terminate_and_hang_up_undo(self):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             with self.subTest(signal=number):
                 self.log.clear()
                 before = signal.getsignal(number)
@@ -144,6 +144,27 @@ class EngineTest(unittest.TestCase):
             [left.id for left in self.run_.leftovers],
         )
         self.assertEqual('undo one', self.log[-1])
+
+    def test_undo_with_a_bug_stops_no_other_undo(self):
+        class Broken(Recorder):
+            def undo(self, run):
+                raise OSError('no such device')
+
+        error = exceptions.TargetError('target.x', 'no')
+        with self.assertRaises(exceptions.TargetError):
+            engine.execute(
+                [
+                    self.step('one'),
+                    Broken('two', self.log),
+                    self.step('three', error),
+                ],
+                self.run_,
+            )
+        self.assertEqual('undo one', self.log[-1])
+        self.assertEqual(
+            ['internal.unexpected'],
+            [left.id for left in self.run_.leftovers],
+        )
 
     def test_interrupt_between_steps_is_not_lost(self):
         class Late(Watcher):

@@ -167,15 +167,16 @@ class RunTest(unittest.TestCase):
                 self.package(disk()),
                 disk_bus='scsi',
                 image=model.ImageRequest(
-                    'web', properties={'hw_vif_model': 'e1000'}, min_ram=9
+                    'web', properties={'hw_vif_model': 'e1000'}
                 ),
+                min_ram=0,
             ),
             target,
         )
         self.assertEqual(['web'], target.names)
         self.assertEqual('scsi', target.last.properties['hw_disk_bus'])
         self.assertEqual('e1000', target.last.properties['hw_vif_model'])
-        self.assertEqual(9, target.last.min_ram)
+        self.assertEqual(0, target.last.min_ram)
 
     def test_target_refuses_before_anything_is_copied(self):
         target = FakeTarget('validate')
@@ -254,6 +255,30 @@ class RunTest(unittest.TestCase):
             ('package.capacity-differs', model.Severity.WARNING),
             [(finding.id, finding.severity) for finding in report.remaining],
         )
+
+    def test_a_bug_is_an_error_of_ours_and_undoes(self):
+        class Buggy(FakeTarget):
+            def publish(self, *_arguments):
+                raise RuntimeError('index')
+
+        failed = self.failing(Buggy(left=True))
+        self.assertEqual('internal.unexpected', failed.error.id)
+        self.assertEqual(
+            ['target.left'], [left.id for left in failed.leftovers]
+        )
+
+    def test_interrupted_recipe_loses_no_image(self):
+        def interrupted(_run):
+            raise KeyboardInterrupt
+
+        report = run.import_package(
+            self.settings(self.package(disk())),
+            FakeTarget(),
+            None,
+            interrupted,
+        )
+        self.assertEqual('id-0', report.images[0].id)
+        self.assertEqual((), report.recipe)
 
     def test_recipe_is_made_last(self):
         report = run.import_package(
