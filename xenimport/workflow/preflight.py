@@ -81,7 +81,7 @@ _TOOLS = (
     _Tool(
         'machine.qemu',
         accelerator.QEMU,
-        'runs the appliance and the boot test',
+        'runs the appliance',
         'qemu-system-x86',
     ),
     _Tool(

@@ -178,6 +178,8 @@ def choose_flavor(
     if connection is None:
         return Choice(None, 'no cloud was asked')
     try:
+        if connection.compute.get_endpoint_data() is None:
+            return Choice(None, 'no Compute service was found')
         flavors = [
             (int(item.ram), int(item.vcpus), int(item.disk), str(item.name))
             for item in connection.compute.flavors()

@@ -139,3 +139,18 @@ class CommandTest(unittest.TestCase):
         self.assertNotIn('Traceback', done.stderr)
         self.assertEqual('', done.stdout)
         self.assertEqual(1, done.code, done.stderr)
+
+
+class CloudCommandTest(CommandTest):
+    """The same with a real Glance, one for all tests of the class."""
+
+    cloud: typing.ClassVar[services.Cloud]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        temporary = tempfile.TemporaryDirectory(prefix='xenimport-cloud-')
+        cls.addClassCleanup(temporary.cleanup)
+        cls.cloud = services.Cloud(temporary.name)
+        cls.cloud.start()
+        cls.addClassCleanup(cls.cloud.stop)

@@ -21,8 +21,6 @@ import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
-import typing
 
 from xenimport.tests.functional import commands
 from xenimport.tests.functional import guests
@@ -177,19 +175,8 @@ class NoCloudTest(commands.CommandTest):
         self.assertIn('package', done.stderr)
 
 
-class CloudTest(commands.CommandTest):
+class CloudTest(commands.CloudCommandTest):
     """Errors on the way into a real Glance."""
-
-    cloud: typing.ClassVar[services.Cloud]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        temporary = tempfile.TemporaryDirectory(prefix='xenimport-cloud-')
-        cls.addClassCleanup(temporary.cleanup)
-        cls.cloud = services.Cloud(temporary.name)
-        cls.cloud.start()
-        cls.addClassCleanup(cls.cloud.stop)
 
     def setUp(self) -> None:
         super().setUp()
@@ -271,21 +258,15 @@ class CloudTest(commands.CommandTest):
         self.assert_nothing_left()
 
 
-class InterruptTest(commands.CommandTest):
+class InterruptTest(commands.CloudCommandTest):
     """Ctrl-C at each step."""
 
-    cloud: typing.ClassVar[services.Cloud]
     guest: guests.Guest
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.guest = guests.build()
-        temporary = tempfile.TemporaryDirectory(prefix='xenimport-cloud-')
-        cls.addClassCleanup(temporary.cleanup)
-        cls.cloud = services.Cloud(temporary.name)
-        cls.cloud.start()
-        cls.addClassCleanup(cls.cloud.stop)
 
     def interrupt_after(self, line: str, *options: str) -> None:
         """Send SIGINT when a step is done, so in the next one."""

@@ -20,7 +20,6 @@ import pathlib
 import re
 import subprocess
 import sys
-import tempfile
 import typing
 
 from xenimport.tests.functional import commands
@@ -41,18 +40,13 @@ _EXPECTED = {
 }
 
 
-class SampleGuestTest(commands.CommandTest):
+class SampleGuestTest(commands.CloudCommandTest):
     guest: guests.Guest
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
         cls.guest = guests.build()
-        temporary = tempfile.TemporaryDirectory(prefix='xenimport-cloud-')
-        cls.addClassCleanup(temporary.cleanup)
-        cls.cloud = services.Cloud(temporary.name)
-        cls.cloud.start()
-        cls.addClassCleanup(cls.cloud.stop)
 
     def fingerprint(self) -> tuple[int, int]:
         status = os.stat(self.guest.ova)
