@@ -36,12 +36,13 @@ as_root() {
     fi
 }
 
-# The packages of bindep.txt that this distribution has, tests' included.
+# The packages of bindep.txt that this distribution has, tests' included;
+# those for measurements alone are left to who measures.
 packages_wanted() {
     local distribution
     distribution=$(. /etc/os-release && echo "$ID")
     awk -v platform="platform:$distribution" '
-        /^[a-z0-9]/ {
+        /^[a-z0-9]/ && !/[[ ]bench[] ]/ {
             if (index($0, "platform:dpkg") || index($0, platform))
                 print $1
         }' "$root/bindep.txt"

@@ -25,6 +25,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import struct
@@ -41,6 +42,9 @@ from xenimport import model
 START_LIMIT = 60
 #: Seconds it may take to end when asked.
 _STOP_LIMIT = 5
+#: Bytes of address space that nbdkit may use: it parses what strangers
+#: wrote. The largest table of a VHD takes less than a tenth of it.
+ADDRESS_SPACE = 2 << 30
 #: The kernel's bound of a UNIX socket's path, its final zero included.
 _PATH_LIMIT = 108
 _COUNTER = struct.Struct('=Q')
@@ -192,10 +196,27 @@ def _running(directory: str, server: Server) -> Iterator[None]:
             start_new_session=True,
         )
     try:
+        _limit(process)
         _wait(process, directory, log)
         yield
     finally:
         _end(process)
+
+
+def _limit(process: subprocess.Popen[bytes]) -> None:
+    """Bound the server's memory, and let it write no core file.
+
+    From outside: nothing has to run between fork and exec, and nbdkit
+    has to load Python before it reads the first byte of the image.
+    """
+    for limit, value in (
+        (resource.RLIMIT_AS, ADDRESS_SPACE),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.prlimit(process.pid, limit)[1]
+        if hard != resource.RLIM_INFINITY:
+            value = min(value, hard)
+        resource.prlimit(process.pid, limit, (value, value))
 
 
 def _python_path() -> str:

@@ -20,6 +20,7 @@ boot and in which there is room for a boot loader.
 from __future__ import annotations
 
 from collections.abc import Iterator
+import hashlib
 import struct
 
 from xenimport.converter import base
@@ -31,6 +32,8 @@ HEADER_SIZE = 1024 * 1024
 LINUX = 0x83
 NTFS = 0x07
 
+#: Bytes of a file system that tell it from any other.
+_IDENTITY = 4096
 # The geometry that BIOSes assume for a disk of this size.
 _HEADS = 255
 _SECTORS = 63
@@ -43,7 +46,8 @@ class WrappedImage(base.DiskImage):
 
     :param inner: the bare file system; closed with this image
     :param partition_type: the type in the table, for example 0x83
-    :param signature: the table's 32-bit disk signature, not zero
+    :param signature: the table's 32-bit disk signature, not zero; by
+        default one that follows from the file system's first bytes
     :param active: whether the partition is marked as the one to boot
     :raises xenimport.exceptions.DiskImageError: if the file system is
         too large for the table
@@ -54,7 +58,7 @@ class WrappedImage(base.DiskImage):
         inner: base.DiskImage,
         partition_type: int = LINUX,
         *,
-        signature: int = 0x78656E31,
+        signature: int | None = None,
         active: bool = False,
     ) -> None:
         self.format = inner.format
@@ -72,6 +76,8 @@ class WrappedImage(base.DiskImage):
                 found=f'{inner.virtual_size} bytes',
                 fix='move the guest onto a disk with a GPT before exporting',
             )
+        if signature is None:
+            signature = disk_signature(inner)
         self._table = _master_boot_record(
             sectors, partition_type, signature, active
         )
@@ -107,6 +113,23 @@ class WrappedImage(base.DiskImage):
 
     def close(self) -> None:
         self._inner.close()
+
+
+def disk_signature(image: base.DiskImage) -> int:
+    """A signature for a disk that holds this file system.
+
+    Windows takes a disk offline whose signature another one has already,
+    and a guest may have several volumes to wrap; one that changed from
+    run to run would be another disk to Windows each time. So it follows
+    from the file system itself: its serial number or UUID lies in these
+    bytes, with NTFS, FAT, ext and XFS alike.
+    """
+    digest = hashlib.sha256(
+        f'{image.format} {image.virtual_size} '.encode()
+        + image.pread(0, min(_IDENTITY, image.virtual_size))
+    ).digest()
+    # Zero stands for no signature.
+    return int.from_bytes(digest[:4], 'little') or 1
 
 
 def _master_boot_record(

@@ -23,7 +23,8 @@ import subprocess
 import time
 
 #: libguestfs keeps its sockets here, whatever TMPDIR says: their paths
-#: must be short.
+#: must be short. (``session.worker_environment`` takes XDG_RUNTIME_DIR
+#: away, which would come before it.)
 _SOCKET_DIRECTORY = re.compile(rb'(/tmp/libguestfs[A-Za-z0-9]{6})/')
 _COMMAND_LIMIT = 128 << 10
 

@@ -103,6 +103,9 @@ def worker_environment(
         or '/var/tmp'
     )
     result['TMPDIR'] = result['LIBGUESTFS_TMPDIR'] = directory
+    # There libguestfs would keep the sockets of users other than root,
+    # and what a killed one leaves behind is looked for under /tmp alone.
+    result.pop('XDG_RUNTIME_DIR', None)
     for name in ('LIBGUESTFS_DEBUG', 'LIBGUESTFS_TRACE'):
         result.pop(name, None)
     root = os.path.dirname(os.path.dirname(os.path.dirname(__file__)))

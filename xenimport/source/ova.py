@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from collections.abc import Mapping
 import os
 import re
@@ -80,7 +81,10 @@ class OvaSource(base.Source):
             nics=descriptor.nics,
             creator=descriptor.creator,
             settings=descriptor.settings,
-            findings=descriptor.findings,
+            findings=(
+                *descriptor.findings,
+                *_manifest_findings(members, name),
+            ),
         )
 
 
@@ -141,7 +145,7 @@ def _regions(
 ) -> dict[str, model.Region]:
     """Every member's region, with the digests the manifest states."""
     digests: Mapping[str, tuple[model.Digest, ...]] = {}
-    name = os.path.splitext(descriptor)[0] + '.mf'
+    name = _manifest_name(descriptor)
     if name in members:
         text = _read(path, members[name], manifest.MAX_SIZE)
         digests = manifest.parse(text, f'{path}: {name}')
@@ -155,6 +159,26 @@ def _regions(
         )
         for member in members.values()
     }
+
+
+def _manifest_name(descriptor: str) -> str:
+    return os.path.splitext(descriptor)[0] + '.mf'
+
+
+def _manifest_findings(
+    members: Mapping[str, tarindex.Member], descriptor: str
+) -> Iterator[model.Finding]:
+    name = _manifest_name(descriptor)
+    if name in members:
+        yield model.Finding(
+            id='package.manifest-unchecked',
+            severity=model.Severity.NOTE,
+            title='The digests in the manifest are not compared yet',
+            evidence=f'{name} states digests of the files in the package',
+            fix='to be sure that the package was copied whole, unpack it '
+            'and compare them with sha256sum or sha1sum',
+            subject=name,
+        )
 
 
 def _relative(name: str, folder: str) -> str:

@@ -269,7 +269,9 @@ def _check_end(
     end = (start + length) * SECTOR
     if start < 1 or end > size:
         yield model.Finding(
-            id='verify.partition-outside',
+            # The same id as before the repair: who accepted it there
+            # need not accept it again.
+            id='disk.partition-outside',
             severity=model.Severity.BLOCKER,
             title='A partition lies outside of the disk',
             evidence=f'partition {number} lies at bytes {start * SECTOR} '
@@ -277,6 +279,7 @@ def _check_end(
             fix='the export was cut short: export the guest again; if '
             'its disk was shrunk on purpose, correct its partition table',
             subject=f'{path}:{number}',
+            loss='what was behind the end of the disk',
         )
 
 
@@ -442,6 +445,7 @@ def _check_backup(
         evidence=evidence,
         fix=fix,
         subject=path,
+        loss='the second copy of the partition table',
     )
 
 

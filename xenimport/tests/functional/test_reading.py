@@ -23,6 +23,7 @@ import filecmp
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -279,6 +280,19 @@ class ServeTest(ReadingTestCase):
                 raise KeyboardInterrupt
         self.assertEqual(before, set(os.listdir(self.directory)))
         self.assertFalse(os.path.exists(f'/proc/{pid}'))
+
+    def test_hostile_image_cannot_take_all_memory(self) -> None:
+        _, system = self.served_vhd()
+        with serve.served(
+            system, system.disks[0], vhd.VhdConverter(), self.directory
+        ) as server:
+            pid = self.pid(server)
+            self.assertEqual(
+                (2 * GIB, 2 * GIB), resource.prlimit(pid, resource.RLIMIT_AS)
+            )
+            self.assertEqual(
+                (0, 0), resource.prlimit(pid, resource.RLIMIT_CORE)
+            )
 
     def test_long_work_directory(self) -> None:
         _, system = self.served_vhd()

@@ -89,8 +89,8 @@ class VerifyTest(unittest.TestCase):
         found = disk.verify(self.path, 50 * MIB)
         self.assertEqual(
             [
-                ('verify.partition-outside', ':2'),
-                ('verify.partition-outside', ':6'),
+                ('disk.partition-outside', ':2'),
+                ('disk.partition-outside', ':6'),
             ],
             [(item.id, item.subject[-2:]) for item in found],
         )
@@ -98,7 +98,7 @@ class VerifyTest(unittest.TestCase):
     def test_cut_before_the_logical_partitions(self) -> None:
         self.dos()
         self.assertIn(
-            ('verify.partition-outside', 'blocker'), self.verify(21 * MIB)
+            ('disk.partition-outside', 'blocker'), self.verify(21 * MIB)
         )
 
     def test_zero_signature_before_ntfs(self) -> None:
@@ -127,7 +127,7 @@ class VerifyTest(unittest.TestCase):
         self.assertEqual(
             [
                 ('verify.gpt-backup', 'blocker'),
-                ('verify.partition-outside', 'blocker'),
+                ('disk.partition-outside', 'blocker'),
             ],
             self.verify(60 * MIB),
         )

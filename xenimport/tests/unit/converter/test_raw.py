@@ -194,6 +194,21 @@ class WrapTest(cases.DiskTestCase):
         )
         self.assertEqual(bytes(48), sector[462:510])
 
+    def test_signature_is_the_file_systems_own(self) -> None:
+        def signature(data: bytes) -> bytes:
+            return self.wrapped(data).pread(440, 4)
+
+        # An NTFS boot sector; its serial number is at byte 72.
+        volume = bytearray(b'\xeb\x52\x90NTFS    '.ljust(8192, b'\0'))
+        volume[72:80] = b'12345678'
+        other = bytearray(volume)
+        other[72:80] = b'87654321'
+        first = signature(bytes(volume))
+        self.assertEqual(first, signature(bytes(volume)))
+        self.assertNotEqual(first, signature(bytes(other)))
+        self.assertNotEqual(first, signature(bytes(volume) + bytes(512)))
+        self.assertNotEqual(bytes(4), first)
+
     def test_active(self) -> None:
         sector = self.wrapped(bytes(512), active=True).pread(0, 512)
         self.assertEqual(0x80, sector[446])

@@ -12,7 +12,9 @@
 
 """The VHD reader, against VHDs that the tests' own writer made."""
 
+import array
 import dataclasses
+import sys
 import typing
 
 from xenimport import exceptions
@@ -297,6 +299,40 @@ class HostileTest(VhdTestCase):
         tail = packages.footer(1 << 62, chs=(1, 1, 1))
         content = tail + packages.dynamic_header(0xFFFFFFFF) + tail
         self.refused(content, 'vhd.table')
+
+    def test_many_tiny_blocks_are_not_looked_at_one_by_one(self) -> None:
+        count = (1 << 16) + 2
+        tail = packages.footer(count * 4096)
+        table = array.array('I', [0xFFFFFFFF]) * count
+        # The first two blocks, then the last: bitmap and eight sectors.
+        start = (1536 + 4 * count + 511) // 512
+        for place, index in enumerate((0, 1, count - 1)):
+            table[index] = start + 9 * place
+        if sys.byteorder == 'little':
+            table.byteswap()
+        content = b''.join(
+            (
+                tail,
+                packages.dynamic_header(count, block_size=4096),
+                table.tobytes(),
+                bytes(start * 512 - 1536 - 4 * count + 3 * 9 * 512),
+                tail,
+            )
+        )
+        image = self.image(content)
+        reader = typing.cast('vhd.VhdImage', image).reader
+        before = reader.bytes_read
+        self.assertEqual(
+            [
+                (0, 8192, True),
+                (8192, (count - 3) * 4096, False),
+                ((count - 1) * 4096, 4096, True),
+            ],
+            list(image.extents()),
+        )
+        self.assertEqual(before, reader.bytes_read)
+        # No bit is set in any of the bitmaps.
+        self.assertEqual(bytes(8192), image.pread(0, 8192))
 
     def test_more_blocks_than_a_vhd_can_have(self) -> None:
         count = (1 << 21) + 1

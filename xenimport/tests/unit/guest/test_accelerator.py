@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,7 +56,8 @@ class AcceleratorTestCase(unittest.TestCase):
         """A program in QEMU's place; how often it ran a kernel."""
         count = self.directory / 'count'
         program = self.directory / 'qemu'
-        program.write_text(
+        text = self.directory / 'qemu.text'
+        text.write_text(
             f'#!{sys.executable}\n'
             'import sys, time\n'
             'if "--version" in sys.argv:\n'
@@ -63,7 +65,9 @@ class AcceleratorTestCase(unittest.TestCase):
             f'open({str(count)!r}, "a").write("x")\n'
             f'{console}\n'
         )
-        program.chmod(0o755)
+        # Written by another process: a child that another thread of this
+        # one forks meanwhile would hold it open, and "text file busy".
+        subprocess.run(['install', '-m', '755', text, program], check=True)
         self.patch(mock.patch.object(accelerator, 'QEMU', str(program)))
         return lambda: len(count.read_text()) if count.exists() else 0
 

@@ -245,6 +245,10 @@ class EnvironmentTestCase(unittest.TestCase):
         self.assertEqual('/w/a', result['LIBGUESTFS_TMPDIR'])
         self.assertEqual('direct', result['LIBGUESTFS_BACKEND'])
 
+    def test_sockets_lie_where_they_are_cleaned_up(self):
+        result = self.environment(XDG_RUNTIME_DIR='/run/user/1000')
+        self.assertNotIn('XDG_RUNTIME_DIR', result)
+
     def test_cached_appliance_stays_in_its_place(self):
         self.assertEqual('/var/tmp', self.environment()['LIBGUESTFS_CACHEDIR'])
         self.assertEqual(

@@ -79,6 +79,13 @@ class OvaTest(SourceTestCase):
             region.digests,
         )
 
+    def test_manifest_is_said_not_to_be_compared(self) -> None:
+        system = ova.OvaSource().open(self.package())
+        (finding,) = system.findings
+        self.assertEqual('package.manifest-unchecked', finding.id)
+        self.assertEqual(model.Severity.NOTE, finding.severity)
+        self.assertEqual('guest.mf', finding.subject)
+
     def test_everything_may_lie_in_a_folder(self) -> None:
         path = self.path('guest.ova')
         descriptor = packages.xencenter_ovf(
@@ -87,6 +94,8 @@ class OvaTest(SourceTestCase):
         packages.write_ova(path, [('f/g.ovf', descriptor), ('f/one.vhd', VHD)])
         system = ova.OvaSource().open(path)
         self.assertEqual('f/one.vhd', system.disks[0].region.name)
+        # Without a manifest there is nothing to say about it.
+        self.assertEqual((), system.findings)
 
     def test_chunks_are_joined(self) -> None:
         path = self.path('guest.ova')

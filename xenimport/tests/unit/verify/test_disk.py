@@ -35,6 +35,7 @@ from oslo_concurrency import processutils
 from xenimport import exceptions
 from xenimport import model
 from xenimport.verify import disk
+from xenimport.workflow import diagnosis
 
 MIB = 1 << 20
 SECTORS = 20 * MIB // 512
@@ -216,7 +217,7 @@ class MbrTest(Base):
             }
         )
         self.assertEqual(
-            [('verify.partition-outside', 'blocker')], self.verify()
+            [('disk.partition-outside', 'blocker')], self.verify()
         )
 
     def test_logical_partition_outside_is_named(self) -> None:
@@ -226,9 +227,16 @@ class MbrTest(Base):
             {'node': 'x.raw6', 'start': 4096, 'size': 99999, 'type': '83'},
         )
         self.assertEqual(
-            [('verify.partition-outside', 'blocker')], self.verify()
+            [('disk.partition-outside', 'blocker')], self.verify()
         )
         self.assertIn('partition 6', self.found[0].evidence)
+        # The id of the diagnosis, so that one --accept is enough.
+        self.assertEqual(
+            [],
+            diagnosis.blockers(
+                self.found, {'disk.partition-outside'}, repairable=True
+            ),
+        )
 
     def test_signature(self) -> None:
         for kind, flag, signature, expected in (
@@ -323,7 +331,7 @@ class GptTest(Base):
         self.assertEqual(
             [
                 ('verify.gpt-backup', 'blocker'),
-                ('verify.partition-outside', 'blocker'),
+                ('disk.partition-outside', 'blocker'),
             ],
             self.verify(15 * MIB),
         )
@@ -362,7 +370,7 @@ class GptTest(Base):
     def test_partition_past_the_end(self) -> None:
         self.build((2048, self.LAST + 1))
         self.assertEqual(
-            [('verify.partition-outside', 'blocker')], self.verify()
+            [('disk.partition-outside', 'blocker')], self.verify()
         )
 
     def test_huge_array_is_not_read(self) -> None:
