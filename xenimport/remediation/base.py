@@ -67,7 +67,13 @@ class Check(abc.ABC):
 
 
 class Remediation(driver.Driver, abc.ABC):
-    """An ordered list of checks for one family of guests."""
+    """An ordered list of checks for one family of guests.
+
+    :ivar generic: for guests of any family: that it matches does not mean
+        that somebody knows what this guest needs
+    """
+
+    generic: typing.ClassVar[bool] = False
 
     @abc.abstractmethod
     def matches(self, operating_system: model.OperatingSystem | None) -> bool:

@@ -327,7 +327,8 @@ class GptBackup(base.Check):
                 f'{drive}: the header names sector {gpt.alternate}, the '
                 f'last one is {last}, which holds '
                 + ('a header' if found else 'no header'),
-                f'sgdisk --move-second-header {drive}',
+                'in the source guest, move the backup to the end of that '
+                'disk (sgdisk --move-second-header) and export it again',
                 subject=drive,
                 repair='writes the backup into the last sectors',
             )
@@ -417,6 +418,7 @@ class PartitionOutside(base.Check):
 class DiskRemediation(base.Remediation):
     """What holds for every disk, with an operating system or without."""
 
+    generic = True
     handles = 'partition tables of any guest'
 
     CHECKS: tuple[type[base.Check], ...] = (

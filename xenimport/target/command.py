@@ -18,39 +18,9 @@ without control characters, and no value of it is taken for an option.
 
 from __future__ import annotations
 
-import shlex
-import string
 
 from xenimport import model
-
-
-def quote(text: str) -> str:
-    """The text as one word of bash, ksh or zsh, on one line.
-
-    Text with characters that do not print (line feeds, terminal escapes,
-    bidirectional overrides) is written in the shell's ``$'...'`` form.
-    """
-    if text.isprintable():
-        return shlex.quote(text)
-    word = ''
-    after_escape = False
-    for character in text:
-        if not character.isprintable():
-            data = character.encode('utf-8', 'surrogateescape')
-            word += ''.join(f'\\x{byte:02x}' for byte in data)
-            after_escape = True
-            continue
-        if after_escape and character in string.hexdigits:
-            # It would belong to the escape: begin another quotation.
-            word += "'$'"
-        word += '\\' + character if character in "'\\" else character
-        after_escape = False
-    return f"$'{word}'"
-
-
-def join(*words: str) -> str:
-    """The words, each quoted, as one command line."""
-    return ' '.join(quote(word) for word in words)
+from xenimport import shell
 
 
 def image_create(path: str, request: model.ImageRequest) -> str:
@@ -80,4 +50,4 @@ def image_create(path: str, request: model.ImageRequest) -> str:
         f'--property={key}={value}'
         for key, value in sorted(request.properties.items())
     ]
-    return join(*words, '--', request.name)
+    return shell.join(*words, '--', request.name)

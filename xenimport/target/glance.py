@@ -35,8 +35,8 @@ from oslo_log import log as logging
 
 from xenimport import exceptions
 from xenimport import model
+from xenimport import shell
 from xenimport.target import base
-from xenimport.target import command
 from xenimport.target import content
 from xenimport.target import replies
 
@@ -258,7 +258,7 @@ class GlanceTarget(base.Target):
                 ),
                 fix='once the Image service answers again: '
                 + '; '.join(
-                    command.join('openstack', 'image', 'delete', image_id)
+                    shell.join('openstack', 'image', 'delete', image_id)
                     for image_id in left
                 ),
             )
@@ -565,7 +565,7 @@ class GlanceTarget(base.Target):
                     title=f'Glance changed the property {key}',
                     evidence=f'{where}: {wanted!r} was asked for, '
                     f'{found!r} stands there',
-                    fix=command.join(
+                    fix=shell.join(
                         'openstack',
                         'image',
                         'set',

@@ -43,10 +43,15 @@ class Doctor:
         disabled: Collection[str] = (),
     ) -> None:
         self._guest = guest
-        self._checks: list[base.Check] = [
-            check
+        matching = [
+            remediation
             for remediation in remediations
             if remediation.matches(guest.operating_system)
+        ]
+        self._known = not all(item.generic for item in matching)
+        self._checks: list[base.Check] = [
+            check
+            for remediation in matching
             for check in remediation.checks(request)
             if check.id not in disabled
         ]
@@ -64,7 +69,11 @@ class Doctor:
             findings = list(check.diagnose(self._guest))
             self._found += [(check, finding) for finding in findings]
             self._record(check, phase, len(findings), started)
-        return tuple(finding for _check, finding in self._found)
+        found = tuple(finding for _check, finding in self._found)
+        system = self._guest.operating_system
+        if system is None or self._known:
+            return found
+        return (_unsupported(system), *found)
 
     def repair(self) -> tuple[model.Change, ...]:
         """Mend what the last diagnosis found, where a check can."""
@@ -91,6 +100,21 @@ class Doctor:
         self.runs.append(
             model.CheckRun(check.id, check.title, phase, findings, seconds)
         )
+
+
+def _unsupported(system: model.OperatingSystem) -> model.Finding:
+    """Nobody here knows what a guest of this family needs."""
+    return model.Finding(
+        id='guest.family-unsupported',
+        severity=model.Severity.BLOCKER,
+        title='No remediation knows guests of this family',
+        evidence=f'the operating system is {system.family} '
+        f'({system.product or system.distribution}, {system.architecture})',
+        fix='enable a remediation that handles it, or prepare the guest for '
+        'KVM on Xen (virtio drivers, boot loader) and export it again',
+        subject=system.family,
+        loss='nothing in the guest is looked at or repaired: it may not boot',
+    )
 
 
 def blockers(

@@ -23,7 +23,7 @@ from openstack import exceptions as sdk
 import requests
 
 from xenimport import model
-from xenimport.target import command
+from xenimport import shell
 from xenimport.workflow import properties
 
 if typing.TYPE_CHECKING:
@@ -101,16 +101,14 @@ def _ports(nics: Sequence[model.Nic], name: str) -> list[str]:
     recipe = []
     for index, nic in enumerate(nics):
         was = (
-            f' in place of {command.quote(nic.network)}'
-            if (nic.network)
-            else ''
+            f' in place of {shell.quote(nic.network)}' if (nic.network) else ''
         )
         recipe.append(f'# NETWORK{index}: the network{was}')
         mac = ['--mac-address', nic.mac] if nic.mac else []
         recipe.append(
             f'PORT{index}=$(openstack port create '
             f'--network "$NETWORK{index}" '
-            + command.join(
+            + shell.join(
                 *mac, '-f', 'value', '-c', 'id', '--', f'{name}-nic{index}'
             )
             + ')'
@@ -131,7 +129,7 @@ def _volumes(
         words += ['-f', 'value', '-c', 'id', '--']
         words.append(f'{name}-disk{image.disk}')
         variable = f'VOLUME{image.disk}'
-        recipe.append(f'{variable}=$({command.join(*words)})')
+        recipe.append(f'{variable}=$({shell.join(*words)})')
         recipe.append(
             'while openstack volume show -f value -c status '
             f'"${variable}" | grep -Eq "creating|downloading"; '
@@ -150,12 +148,12 @@ def _server(
     words.append(
         '--flavor "$FLAVOR"'
         if choice.name is None
-        else command.join(f'--flavor={choice.name}')
+        else shell.join(f'--flavor={choice.name}')
     )
     if choice.from_volume:
         words.append('--volume "$VOLUME0"')
     else:
-        words.append(command.join('--image', images[0].id))
+        words.append(shell.join('--image', images[0].id))
     words += [
         '--block-device '
         f'"uuid=$VOLUME{image.disk},source_type=volume,'
@@ -163,7 +161,7 @@ def _server(
         for image in images[1:]
     ]
     words += [f'--nic "port-id=$PORT{index}"' for index in range(len(nics))]
-    words.append(command.join('--', name))
+    words.append(shell.join('--', name))
     return ' '.join(words)
 
 

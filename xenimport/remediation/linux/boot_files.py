@@ -26,6 +26,7 @@ import dataclasses
 import re
 
 from xenimport.guest import guest as guest_room
+from xenimport.remediation import text_lines
 
 #: Larger than any boot loader's configuration.
 SIZE_LIMIT = 4 << 20
@@ -48,7 +49,9 @@ _PATTERNS = {
     ),
 }
 _INITRD = re.compile(r'\s*initrd(?:16|efi)?\s+(?P<path>\S+)')
-_DEFAULT = re.compile(r'\s*(?:set\s+)?default[=\s]+"?(?P<number>\d+)"?\s*\Z')
+_DEFAULT = re.compile(
+    r'\s*(?:set\s+)?default[=\s]+"?(?P<number>\d{1,4})"?\s*\Z'
+)
 _TITLE = re.compile(r'\s*(?:title\s+(?P<title>.*\S)|menuentry\s)')
 
 
@@ -131,7 +134,7 @@ def lines(text: str, kind: str) -> list[Line]:
     """Every kernel command line of a file."""
     found = []
     pattern = _PATTERNS[kind]
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines.without_ends(text), start=1):
         matched = pattern.match(line)
         if matched:
             arguments, _quote = _split(kind, matched['args'])
@@ -148,7 +151,7 @@ def edit(text: str, kind: str, editor: Editor) -> str:
     """
     pattern = _PATTERNS[kind]
     edited = []
-    for line in text.splitlines(keepends=True):
+    for line in text_lines.with_ends(text):
         body = line.rstrip('\r\n')
         matched = pattern.match(body)
         if not matched or (kind == 'default' and matched['kernel']):
@@ -169,7 +172,7 @@ def entries(text: str) -> list[Entry]:
     """What a grub.cfg or menu.lst offers, in its order."""
     found: list[Entry] = []
     title = ''
-    for line in text.splitlines():
+    for line in text_lines.without_ends(text):
         named = _TITLE.match(line)
         if named:
             title = named['title'] or _quoted(line)
@@ -192,7 +195,7 @@ def _quoted(line: str) -> str:
 
 def default_entry(text: str) -> int:
     """The number of the entry that starts by itself; 0 if not a number."""
-    for line in text.splitlines():
+    for line in text_lines.without_ends(text):
         matched = _DEFAULT.match(line)
         if matched:
             return int(matched['number'])
@@ -229,7 +232,11 @@ def change_all(
         if after == before:
             continue
         guest.write_text(file.path, after)
-        pairs = zip(before.splitlines(), after.splitlines(), strict=True)
+        pairs = zip(
+            text_lines.without_ends(before),
+            text_lines.without_ends(after),
+            strict=True,
+        )
         old, new = next(pair for pair in pairs if pair[0] != pair[1])
         changed.append((file.path, old.strip(), new.strip()))
     return changed

@@ -32,6 +32,7 @@ from oslo_concurrency import processutils
 from xenimport import exceptions
 from xenimport.guest import guest as guest_room
 from xenimport import model
+from xenimport import shell
 from xenimport.remediation import base
 from xenimport.remediation import disk
 from xenimport.remediation.linux import boot_files
@@ -99,16 +100,34 @@ def loader_path(guest: guest_room.Guest, path: str) -> str:
     return path
 
 
-def rooted(devices: disk_names.Devices) -> boot_files.Editor:
-    """An editor that names root and resume devices by UUID."""
+def rooted(
+    devices: disk_names.Devices, text: str, kind: str
+) -> boot_files.Editor:
+    """An editor that names root and resume devices by UUID.
+
+    The only root that a file names is the one that the inspection found,
+    whatever its letter. Of several each is what the order of the disks
+    makes it: an entry may as well start another system, and what is not
+    among the disks is left as it is.
+
+    :param text: the file that is edited
+    :param kind: its kind, as :class:`boot_files.BootFile` has it
+    """
+    roots = {
+        word
+        for line in boot_files.lines(text, kind)
+        for word in line.arguments
+        if word.startswith('root=')
+    }
+    place = '/' if len(roots) == 1 else ''
 
     def editor(arguments: list[str]) -> list[str]:
         edited = []
         for word in arguments:
             matched = _NAMED.match(word)
             if matched:
-                place = '/' if matched[1] == 'root' else ''
-                stable = devices.stable(matched[2], place)
+                known = place if matched[1] == 'root' else ''
+                stable = devices.stable(matched[2], known)
                 if stable:
                     word = f'{matched[1]}={stable}'
             edited.append(word)
@@ -154,9 +173,7 @@ class BootConfiguration(base.Check):
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         files = boot_files.find(guest)
         for file in files:
-            finding = self._names(guest, file)
-            if finding:
-                yield finding
+            yield from self._names(guest, file)
         if self.request.virtual_system.firmware is model.Firmware.UEFI:
             return
         reason = self._unusable(guest, files)
@@ -165,9 +182,9 @@ class BootConfiguration(base.Check):
 
     def _names(
         self, guest: guest_room.Guest, file: boot_files.BootFile
-    ) -> model.Finding | None:
+    ) -> Iterator[model.Finding]:
         text = boot_files.read(guest, file)
-        editor = rooted(self._lookup.of(guest))
+        editor = rooted(self._lookup.of(guest), text, file.kind)
         seen, left = [], []
         for line in boot_files.lines(text, file.kind):
             words = [w for w in line.arguments if _NAMED.match(w)]
@@ -176,22 +193,39 @@ class BootConfiguration(base.Check):
             seen.append(f'{file.path}:{line.number}: {" ".join(words)}')
             after = editor(list(line.arguments))
             left += [w for w in after if _CHANGING.match(w)]
-        if not seen:
-            return None
-        # A word that the editor cannot name, such as a resume device that
-        # is gone, stays; the kernel starts without it.
-        unmended = bool(left)
-        if not unmended and boot_files.edit(text, file.kind, editor) == text:
-            return None
+        if boot_files.edit(text, file.kind, editor) != text:
+            yield model.Finding(
+                self.id,
+                model.Severity.BLOCKER,
+                'The boot loader names the root disk as Xen does',
+                '; '.join(seen),
+                f'write root=UUID=... in {file.path}',
+                subject=file.path,
+                repair='names it by UUID',
+                loss='the guest may not find its root disk',
+            )
+        # A resume device that is gone stays; the kernel starts without it.
+        if left:
+            yield self._elsewhere(file, left, text)
+
+    def _elsewhere(
+        self, file: boot_files.BootFile, left: Sequence[str], text: str
+    ) -> model.Finding:
+        """Root disks that are not among those of the package."""
+        entries = boot_files.entries(text)
+        number = boot_files.default_entry(text)
+        default = entries[number].arguments if number < len(entries) else left
         return model.Finding(
             self.id,
-            model.Severity.BLOCKER,
-            'The boot loader names the root disk as Xen does',
-            '; '.join(seen),
-            f'write root=UUID=... in {file.path}',
-            subject=file.path,
-            repair=None if unmended else 'names it by UUID',
-            loss='the guest may not find its root disk',
+            model.Severity.BLOCKER
+            if set(left) & set(default)
+            else model.Severity.NOTE,
+            'The boot loader names a root disk that is not in the package',
+            f'{file.path}: {", ".join(left)}',
+            f'export the guest with that disk, or take the entry out of '
+            f'{file.path}',
+            subject=f'{file.path} (other roots)',
+            loss='that entry does not boot',
         )
 
     def _unusable(
@@ -288,8 +322,15 @@ class BootConfiguration(base.Check):
             self._change(
                 guest, path, before, after, f'replace {after} by {before}'
             )
+            for file in files
             for path, before, after in boot_files.change_all(
-                guest, files, rooted(self._lookup.of(guest))
+                guest,
+                [file],
+                rooted(
+                    self._lookup.of(guest),
+                    boot_files.read(guest, file),
+                    file.kind,
+                ),
             )
         ]
 
@@ -306,10 +347,14 @@ class BootConfiguration(base.Check):
         before = 'no such file'
         if guest.is_file(path):
             guest.call('rename', path, path + _KEEP)
-            undo, before = f'mv {path}{_KEEP} {path}', 'no kernel to start'
+            undo, before = (
+                shell.join('mv', '--', path + _KEEP, path),
+                'no kernel to start',
+            )
         guest.call('mkdir_p', posixpath.dirname(path))
         text = make_configuration(entries, uuid)
-        text = boot_files.edit(text, 'grub2', rooted(self._lookup.of(guest)))
+        editor = rooted(self._lookup.of(guest), text, 'grub2')
+        text = boot_files.edit(text, 'grub2', editor)
         guest.write_text(path, text, 0o600)
         after = f'{len(entries)} kernel(s), first {entries[0].kernel}'
         return [self._change(guest, path, before, after, undo)]

@@ -25,8 +25,10 @@ import re
 
 from xenimport.guest import guest as guest_room
 from xenimport import model
+from xenimport import shell
 from xenimport.remediation import base
 from xenimport.remediation.linux import boot_files
+from xenimport.remediation import text_lines
 
 _UNITS = '/etc/systemd/system'
 _INITTAB = '/etc/inittab'
@@ -59,7 +61,7 @@ def with_consoles(arguments: list[str]) -> list[str]:
 
 def without_hvc(text: str) -> str:
     """An inittab with its getty of Xen's console on tty1 and ttyS0."""
-    lines = text.splitlines(keepends=True)
+    lines = text_lines.with_ends(text)
     active = [line for line in lines if _INITTAB_LINE.match(line)]
     edited = []
     for line in lines:
@@ -161,7 +163,9 @@ class Console(base.Check):
             return
         seen = [
             f'{_INITTAB}:{number}: {line.strip()}'
-            for number, line in enumerate(text.splitlines(), start=1)
+            for number, line in enumerate(
+                text_lines.without_ends(text), start=1
+            )
             if _INITTAB_LINE.match(line) and _XEN.search(line)
         ]
         yield self._finding(
@@ -179,7 +183,7 @@ class Console(base.Check):
             if guest.exists(override) or not guest.is_file(path):
                 continue
             for number, line in enumerate(
-                guest.read_text(path).splitlines(), start=1
+                text_lines.without_ends(guest.read_text(path)), start=1
             ):
                 if re.match(r'\s*exec\b.*getty\b', line) and _XEN.search(line):
                     yield self._finding(
@@ -224,7 +228,10 @@ class Console(base.Check):
         if before == after:
             return []
         guest.write_text(path, after)
-        old, new = before.splitlines(), after.splitlines()
+        old, new = (
+            text_lines.without_ends(before),
+            text_lines.without_ends(after),
+        )
         return [
             self._change(
                 guest,
@@ -239,7 +246,11 @@ class Console(base.Check):
         for path in (*_xen_units(guest), *_masks(guest)):
             target = _target(guest, path)
             guest.call('rm_f', path)
-            undo = f'ln -s {target} {path}' if target else f'touch {path}'
+            undo = (
+                shell.join('ln', '-s', '--', target, path)
+                if target
+                else shell.join('touch', '--', path)
+            )
             changes.append(
                 self._change(guest, path, f'link to {target}', 'none', undo)
             )
@@ -248,7 +259,11 @@ class Console(base.Check):
             guest.call('ln_sf', template, path)
             changes.append(
                 self._change(
-                    guest, path, 'none', f'link to {template}', f'rm {path}'
+                    guest,
+                    path,
+                    'none',
+                    f'link to {template}',
+                    shell.join('rm', '--', path),
                 )
             )
         return changes

@@ -30,6 +30,7 @@ from xenimport.guest import guest as guest_room
 from xenimport import model
 from xenimport.remediation import base
 from xenimport.remediation.linux import disk_names
+from xenimport.remediation import text_lines
 
 FSTAB = '/etc/fstab'
 CRYPTTAB = '/etc/crypttab'
@@ -127,7 +128,7 @@ def line_of(text: str, entry: Entry) -> int:
     wanted = [entry.device, entry.place]
     if entry.file == CRYPTTAB:
         wanted.reverse()
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines.without_ends(text), start=1):
         if line.split()[:2] == wanted:
             return number
     return 0

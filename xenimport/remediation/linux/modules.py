@@ -23,6 +23,8 @@ from collections.abc import Mapping
 import posixpath
 import re
 
+from xenimport.remediation import text_lines
+
 #: The drivers of a bus: what the guest needs before its root is mounted.
 BUS_DRIVERS: Mapping[str, tuple[str, ...]] = {
     'auto': ('virtio_pci', 'virtio_blk', 'virtio_scsi', 'sd_mod'),
@@ -47,7 +49,7 @@ def name_of(path: str) -> str:
 def parse_dependencies(text: str) -> dict[str, tuple[str, tuple[str, ...]]]:
     """The path and the dependencies' paths, by module, of modules.dep."""
     found = {}
-    for line in text.splitlines():
+    for line in text_lines.without_ends(text):
         path, colon, rest = line.partition(':')
         if colon and _SUFFIX.search(path):
             found[name_of(path)] = (path, tuple(rest.split()))
@@ -104,7 +106,7 @@ def unblocked(text: str, drivers: Iterable[str]) -> str:
     wanted = tuple(drivers)
     return ''.join(
         f'# {line}' if blocks(line, wanted) else line
-        for line in text.splitlines(keepends=True)
+        for line in text_lines.with_ends(text)
     )
 
 
@@ -114,7 +116,7 @@ def blocking_lines(
     """Line number, line and driver of each line that blocks one."""
     wanted = tuple(drivers)
     found = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    for number, line in enumerate(text_lines.without_ends(text), start=1):
         driver = blocks(line, wanted)
         if driver:
             found.append((number, line.strip(), driver))
@@ -125,7 +127,7 @@ def with_names(text: str, names: Iterable[str]) -> str:
     """A list of modules, one a line, with those names in it."""
     present = {
         line.split()[0].replace('-', '_')
-        for line in text.splitlines()
+        for line in text_lines.without_ends(text)
         if line.split() and not line.lstrip().startswith('#')
     }
     added = [name for name in names if name not in present]

@@ -27,6 +27,7 @@ from xenimport.guest import guest as guest_room
 from xenimport import model
 from xenimport.remediation import base
 from xenimport.remediation.linux import boot_files
+from xenimport.remediation import text_lines
 
 _RULES = (
     '/etc/udev/rules.d/70-persistent-net.rules',
@@ -40,31 +41,37 @@ _SUBJECT_NAMES = 'interface names'
 _CONFIGURATION = (
     (
         '/etc/network/interfaces',
-        re.compile(r'\s*(?:auto|allow-\S+|iface)\b.*?\b(?P<name>eth\d|enX\d)'),
+        re.compile(
+            r'\s*(?:auto|allow-\S+|iface)\b.*?\b(?P<name>eth\d{1,3}|enX\d{1,3})\b'
+        ),
     ),
     (
         '/etc/network/interfaces.d/*',
-        re.compile(r'\s*(?:auto|allow-\S+|iface)\b.*?\b(?P<name>eth\d|enX\d)'),
+        re.compile(
+            r'\s*(?:auto|allow-\S+|iface)\b.*?\b(?P<name>eth\d{1,3}|enX\d{1,3})\b'
+        ),
     ),
     (
         '/etc/sysconfig/network-scripts/ifcfg-*',
-        re.compile(r'\s*DEVICE=["\']?(?P<name>eth\d|enX\d)'),
+        re.compile(r'\s*DEVICE=["\']?(?P<name>eth\d{1,3}|enX\d{1,3})\b'),
     ),
     (
         '/etc/sysconfig/network/ifcfg-*',
-        re.compile(r'\s*(?:DEVICE|INTERFACE)=["\']?(?P<name>eth\d|enX\d)'),
+        re.compile(
+            r'\s*(?:DEVICE|INTERFACE)=["\']?(?P<name>eth\d{1,3}|enX\d{1,3})\b'
+        ),
     ),
     (
         '/etc/netplan/*.yaml',
-        re.compile(r'\s+(?P<name>eth\d+|enX\d+)\s*:'),
+        re.compile(r'\s+(?P<name>eth\d{1,3}|enX\d{1,3})\b\s*:'),
     ),
     (
         '/etc/systemd/network/*.network',
-        re.compile(r'\s*Name=(?P<name>eth\d|enX\d)'),
+        re.compile(r'\s*Name=(?P<name>eth\d{1,3}|enX\d{1,3})\b'),
     ),
     (
         '/etc/NetworkManager/system-connections/*',
-        re.compile(r'\s*interface-name=(?P<name>eth\d|enX\d)'),
+        re.compile(r'\s*interface-name=(?P<name>eth\d{1,3}|enX\d{1,3})\b'),
     ),
 )
 _HWADDR = re.compile(r'\s*(?:HWADDR|MACADDR)=["\']?([0-9A-Fa-f:]{17})')
@@ -80,7 +87,7 @@ def without_names(text: str) -> str:
     """udev's rules with each one that names an interface a comment."""
     return ''.join(
         f'# {line}' if _names_interface(line) else line
-        for line in text.splitlines(keepends=True)
+        for line in text_lines.with_ends(text)
     )
 
 
@@ -96,7 +103,9 @@ def configured(guest: guest_room.Guest) -> list[tuple[str, str]]:
             if not guest.is_file(path):
                 continue
             text = guest.read_text(path)
-            for number, line in enumerate(text.splitlines(), start=1):
+            for number, line in enumerate(
+                text_lines.without_ends(text), start=1
+            ):
                 matched = expression.match(line)
                 if matched:
                     found.setdefault(
@@ -126,7 +135,9 @@ class PersistentNet(base.Check):
         text = guest.read_text(path)
         seen = [
             f'{path}:{number}: {line.strip()}'
-            for number, line in enumerate(text.splitlines(), start=1)
+            for number, line in enumerate(
+                text_lines.without_ends(text), start=1
+            )
             if _names_interface(line)
         ]
         if seen:
@@ -191,7 +202,9 @@ class PersistentNet(base.Check):
             if not guest.is_file(path):
                 continue
             text = guest.read_text(path)
-            for number, line in enumerate(text.splitlines(), start=1):
+            for number, line in enumerate(
+                text_lines.without_ends(text), start=1
+            ):
                 matched = _HWADDR.match(line)
                 if matched:
                     mac = matched[1].lower()
@@ -230,7 +243,9 @@ class PersistentNet(base.Check):
             return []
         guest.write_text(path, after)
         lines = [
-            line for line in before.splitlines() if _names_interface(line)
+            line
+            for line in text_lines.without_ends(before)
+            if _names_interface(line)
         ]
         return [
             self._change(

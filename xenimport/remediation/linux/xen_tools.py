@@ -20,7 +20,9 @@ import re
 
 from xenimport.guest import guest as guest_room
 from xenimport import model
+from xenimport import shell
 from xenimport.remediation import base
+from xenimport.remediation import text_lines
 
 _SERVICES = (
     'xe-daemon',
@@ -61,7 +63,7 @@ def without_xenfs(text: str) -> str:
     """An fstab with its mounts of xenfs as comments."""
     return ''.join(
         f'# {line}' if _XENFS.match(line) else line
-        for line in text.splitlines(keepends=True)
+        for line in text_lines.with_ends(text)
     )
 
 
@@ -88,7 +90,9 @@ class XenGuestTools(base.Check):
             text = guest.read_text(_FSTAB)
             seen = [
                 f'{_FSTAB}:{number}: {line.strip()}'
-                for number, line in enumerate(text.splitlines(), start=1)
+                for number, line in enumerate(
+                    text_lines.without_ends(text), start=1
+                )
                 if _XENFS.match(line)
             ]
             if seen:
@@ -117,11 +121,14 @@ class XenGuestTools(base.Check):
             # As update-rc.d and chkconfig do: a start becomes a stop.
             stop = f'{directory}/K{100 - int(matched[1]):02d}{matched[2]}'
             guest.call('rename', link, stop)
-            after, undo = f'renamed to {stop}', f'mv {stop} {link}'
+            after, undo = (
+                f'renamed to {stop}',
+                shell.join('mv', '--', stop, link),
+            )
         else:
             target = guest.call('readlinklist', directory, [name])[0]
             guest.call('rm_f', link)
-            after, undo = 'removed', f'ln -s {target} {link}'
+            after, undo = 'removed', shell.join('ln', '-s', '--', target, link)
         return self._change(guest, link, 'starts a service', after, undo)
 
     def _unmount(self, guest: guest_room.Guest) -> list[model.Change]:
@@ -130,7 +137,11 @@ class XenGuestTools(base.Check):
         if before == after:
             return []
         guest.write_text(_FSTAB, after)
-        lines = [line for line in before.splitlines() if _XENFS.match(line)]
+        lines = [
+            line
+            for line in text_lines.without_ends(before)
+            if _XENFS.match(line)
+        ]
         return [
             self._change(
                 guest,

@@ -255,6 +255,48 @@ class BootConfigurationTest(unittest.TestCase):
             guest.read_text('/boot/grub/grub.cfg'),
         )
 
+    def test_another_system_is_not_made_this_one(self) -> None:
+        text = _GRUB_CFG + _GRUB_CFG.replace('xvda1', 'xvdq1')
+        self.files['/boot/grub/grub.cfg'] = text
+        guest = self._guest()
+        found, changes, left = fakes.run(self.check, guest)
+        self.assertEqual(
+            [model.Severity.BLOCKER, model.Severity.NOTE],
+            [finding.severity for finding in found],
+        )
+        self.assertIn('root=/dev/xvdq1', found[1].evidence)
+        self.assertEqual(1, len(changes))
+        self.assertEqual([found[1]], left)
+        edited = guest.read_text('/boot/grub/grub.cfg')
+        self.assertIn('root=/dev/xvdq1', edited)
+        self.assertIn('root=UUID=aaaa-1111', edited)
+        self.assertNotIn('root=/dev/xvda1', edited)
+
+    def test_default_entry_of_another_system_blocks(self) -> None:
+        text = _GRUB_CFG.replace('xvda1', 'xvdq1') + _GRUB_CFG
+        self.files['/boot/grub/grub.cfg'] = text
+        found, _changes, left = fakes.run(self.check, self._guest())
+        self.assertEqual(model.Severity.BLOCKER, left[0].severity)
+        self.assertIsNone(left[0].repair)
+
+    def test_only_root_is_the_one_that_was_found(self) -> None:
+        # The letters have a gap: xvde is the first disk of the package.
+        self.files['/boot/grub/grub.cfg'] = _GRUB_CFG.replace('xvda1', 'xvde1')
+        guest = self._guest()
+        _found, _changes, left = fakes.run(self.check, guest)
+        self.assertEqual([], left)
+        self.assertIn(
+            'root=UUID=aaaa-1111', guest.read_text('/boot/grub/grub.cfg')
+        )
+
+    def test_hostile_default_and_form_feed(self) -> None:
+        self.files['/boot/grub/menu.lst'] = (
+            'default ' + '9' * 5000 + '\n' + _MENU_LST
+        ).replace('ro quiet\n', 'ro quiet\x0c\n')
+        guest = self._guest()
+        _found, _changes, left = fakes.run(self.check, guest)
+        self.assertEqual([], left)
+
     def test_makes_one_from_menu_lst(self) -> None:
         self.files['/boot/grub/menu.lst'] = _MENU_LST
         guest = self._guest()

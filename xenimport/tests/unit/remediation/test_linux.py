@@ -97,7 +97,7 @@ class ConsoleTest(unittest.TestCase):
         )  # fmt: skip
         self.assertEqual(5, len(changes))
         self.assertIn(
-            f'ln -s /dev/null {_UNITS}/getty@tty1.service',
+            f'ln -s -- /dev/null {_UNITS}/getty@tty1.service',
             [change.undo for change in changes],
         )
         self.assertEqual([], left)
@@ -247,7 +247,7 @@ class XenToolsTest(unittest.TestCase):
             set(guest.links),
         )
         self.assertEqual(
-            f'ln -s /lib/systemd/system/xe-daemon.service {unit}',
+            f'ln -s -- /lib/systemd/system/xe-daemon.service {unit}',
             changes[0].undo,
         )
 

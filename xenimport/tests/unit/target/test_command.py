@@ -19,6 +19,7 @@ import subprocess
 import unittest
 
 from xenimport import model
+from xenimport import shell
 from xenimport.target import command
 
 HOSTILE = (
@@ -43,7 +44,7 @@ HOSTILE = (
 
 class QuoteTest(unittest.TestCase):
     def test_bash_reads_each_word_back(self) -> None:
-        line = 'printf "%s\\0" ' + command.join(*HOSTILE)
+        line = 'printf "%s\\0" ' + shell.join(*HOSTILE)
         output = subprocess.run(
             ['bash', '-c', line], capture_output=True, check=True
         ).stdout
@@ -51,11 +52,11 @@ class QuoteTest(unittest.TestCase):
 
     def test_digit_after_an_escape_is_not_swallowed(self) -> None:
         # ksh reads as many hexadecimal digits as follow.
-        self.assertEqual("$'\\x0a'$'b\\x0ag'", command.quote('\nb\ng'))
+        self.assertEqual("$'\\x0a'$'b\\x0ag'", shell.quote('\nb\ng'))
 
     def test_one_printable_line(self) -> None:
         for text in HOSTILE:
-            self.assertTrue(command.quote(text).isprintable(), text)
+            self.assertTrue(shell.quote(text).isprintable(), text)
 
 
 class ImageCreateTest(unittest.TestCase):

@@ -27,7 +27,7 @@ REQUEST = base.Request(
 class FakeGuest(guest_room.Guest):
     """Broken things by name; a check mends its own."""
 
-    operating_system = None
+    operating_system: model.OperatingSystem | None = None
 
     def __init__(self, *broken):  # no appliance: nothing to pass on
         self.broken = set(broken)
@@ -53,8 +53,9 @@ class FakeCheck(base.Check):
 
 
 class FakeRemediation(base.Remediation):
-    def __init__(self, *checks, match=True):
+    def __init__(self, *checks, match=True, generic=False):
         super().__init__()
+        setattr(self, 'generic', generic)  # noqa: B010 - both kinds
         self._checks = checks
         self._match = match
 
@@ -124,6 +125,41 @@ class DoctorTest(unittest.TestCase):
             disabled=['linux.b'],
         )
         self.assertEqual(['linux.a'], [item.id for item in doctor.diagnose()])
+
+
+class FamilyTest(unittest.TestCase):
+    """A guest that nobody knows must not pass as healthy."""
+
+    def findings(self, *remediations, family='windows'):
+        guest = FakeGuest()
+        if family:
+            guest.operating_system = model.OperatingSystem(
+                family, 'win2k8r2', 6, 1, 'Windows Server 2008 R2',
+                'x86_64', '/dev/sda2',
+            )  # fmt: skip
+        doctor = diagnosis.Doctor(guest, remediations, REQUEST)
+        return [item.id for item in doctor.diagnose()]
+
+    def test_only_generic_checks_are_not_enough(self):
+        for remediations in (
+            [FakeRemediation(generic=True)],
+            [FakeRemediation(match=False), FakeRemediation(generic=True)],
+            [],
+        ):
+            self.assertEqual(
+                ['guest.family-unsupported'], self.findings(*remediations)
+            )
+
+    def test_one_that_matches_is(self):
+        self.assertEqual(
+            [],
+            self.findings(FakeRemediation(generic=True), FakeRemediation()),
+        )
+
+    def test_no_system_is_the_business_of_another_check(self):
+        self.assertEqual(
+            [], self.findings(FakeRemediation(generic=True), family=None)
+        )
 
 
 class BlockersTest(unittest.TestCase):
