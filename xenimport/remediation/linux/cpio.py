@@ -35,10 +35,36 @@ NAME_LIMIT = 4096
 ENTRY_LIMIT = 200_000
 #: Wanted files are configuration and indexes, none larger.
 WANTED_LIMIT = 8 << 20
+#: The kernel takes links up to PATH_MAX as well.
+LINK_LIMIT = 4096
+#: What all archives of one initramfs may take together: several times
+#: what the largest of distributions have.
+LIMITS = {
+    'members': ENTRY_LIMIT,
+    'bytes of names': 32 << 20,
+    'bytes of wanted files': 32 << 20,
+    'bytes unpacked': 1 << 30,
+}
 
 
 class DamagedError(ValueError):
     """The bytes are not the archive they should be."""
+
+
+class Budget:
+    """What is left of :data:`LIMITS` while one initramfs is read."""
+
+    def __init__(self) -> None:
+        self._left = dict(LIMITS)
+
+    def take(self, what: str, amount: int) -> None:
+        """Use some of it.
+
+        :raises DamagedError: when there is not enough left
+        """
+        self._left[what] -= amount
+        if self._left[what] < 0:
+            raise DamagedError(f'more than {LIMITS[what]} {what}')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,22 +133,29 @@ def _pack_one(
     archive.extend(bytes(-len(archive) % 4))
 
 
-def read(source: Reader, wanted: Callable[[str], bool]) -> Iterator[Entry]:
+def read(
+    source: Reader,
+    wanted: Callable[[str], bool],
+    budget: Budget | None = None,
+) -> Iterator[Entry]:
     """The members of one archive, up to and including its trailer.
 
     :param source: stands at the archive's first byte
     :param wanted: whether a file's content is to be kept
-    :raises DamagedError: if it is cut short or no archive
+    :param budget: shared by all archives of one file
+    :raises DamagedError: if it is cut short, no archive, or too large
     """
-    for _ in range(ENTRY_LIMIT):
-        entry = _read_one(source, wanted)
+    budget = budget or Budget()
+    while True:
+        entry = _read_one(source, wanted, budget)
         if entry.name == TRAILER:
             return
         yield entry
-    raise DamagedError(f'more than {ENTRY_LIMIT} members')
 
 
-def _read_one(source: Reader, wanted: Callable[[str], bool]) -> Entry:
+def _read_one(
+    source: Reader, wanted: Callable[[str], bool], budget: Budget
+) -> Entry:
     header = _exactly(source, HEADER)
     if header[:6] not in MAGICS:
         raise DamagedError(f'no newc header but {header[:6]!r}')
@@ -135,10 +168,16 @@ def _read_one(source: Reader, wanted: Callable[[str], bool]) -> Entry:
     mode, size, name_size = fields[1], fields[6], fields[11]
     if not 0 < name_size <= NAME_LIMIT:
         raise DamagedError(f'a name of {name_size} bytes')
+    budget.take('members', 1)
+    budget.take('bytes of names', name_size)
     raw = _exactly(source, name_size)[:-1]
     _exactly(source, -(HEADER + name_size) % 4)
     name = normal(raw.decode('utf-8', 'surrogateescape'))
+    if stat.S_ISLNK(mode) and size > LINK_LIMIT:
+        raise DamagedError(f'a link of {size} bytes')
     keep = size <= WANTED_LIMIT and (stat.S_ISLNK(mode) or wanted(name))
+    if keep:
+        budget.take('bytes of wanted files', size)
     data = _exactly(source, size) if keep else None
     if data is None:
         _skip(source, size)

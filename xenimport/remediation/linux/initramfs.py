@@ -34,10 +34,13 @@ from xenimport.remediation import base
 from xenimport.remediation.linux import cpio
 from xenimport.remediation.linux import initramfs_image
 from xenimport.remediation.linux import modules
+from xenimport import shell
 
 #: Larger than any initramfs; also what the host's memory is good for.
 FILE_LIMIT = 512 << 20
 MODULE_LIMIT = 64 << 20
+#: All modules and indexes that are appended; they take about 5 MiB.
+ADDITION_LIMIT = 256 << 20
 #: Seconds that the guest's own tool may take; minutes under emulation.
 REBUILD_LIMIT = 1800
 #: What one call of the appliance's protocol can carry, with room to spare.
@@ -413,13 +416,17 @@ def _collect(
                 found=module,
                 fix='run depmod in the guest and export it again',
             )
-        files[module] = guest.read(
-            f'{kernel.directory}/{module}', MODULE_LIMIT
-        )
+        files[module] = b''
     for name in INDEXES:
-        path = f'{kernel.directory}/{name}'
-        if guest.is_file(path):
-            files[name] = guest.read(path, MODULE_LIMIT)
+        if guest.is_file(f'{kernel.directory}/{name}'):
+            files[name] = b''
+    room = ADDITION_LIMIT
+    for name in files:
+        # The read refuses, by name and limit, what is larger.
+        files[name] = guest.read(
+            f'{kernel.directory}/{name}', min(MODULE_LIMIT, room)
+        )
+        room -= len(files[name])
     return files
 
 
@@ -443,7 +450,7 @@ def _write(
         return 'rebuild it in the guest (update-initramfs -u, dracut -f)'
     padding = bytes(-len(data) % 4)
     _append_bytes(guest, path, len(data), padding + archive)
-    return f'truncate --size {len(data)} {path}'
+    return shell.join('truncate', '--size', str(len(data)), '--', path)
 
 
 def _append_bytes(

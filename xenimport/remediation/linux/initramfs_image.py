@@ -34,15 +34,18 @@ import zstandard
 
 from xenimport.remediation.linux import cpio
 
-#: An unpacked initramfs that is larger is taken for an attack.
-UNPACKED_LIMIT = 2 << 30
+#: More than any initramfs has: microcode, the early and the main one.
+SECTIONS_LIMIT = 64
 #: The kernel's own zstd decoder allows for this window at most.
 ZSTD_WINDOW = 128 << 20
 #: At most this much comes out of a decoder at once.
 _CHUNK = 1 << 20
 #: A block of zstd can grow by a factor of 32768: so feed little.
 _ZSTD_FEED = 1 << 10
+#: Every block of lz4's legacy frame but the last unpacks to this size.
 _LZ4_LEGACY_BLOCK = 8 << 20
+#: A block of lz4 can grow by a factor of 255.
+_LZ4_FEED = 64 << 10
 
 _MAGICS = (
     (b'\x1f\x8b', 'gzip'),
@@ -138,6 +141,7 @@ class _Lz4Decoder:
         self._decompress = importlib.import_module('lz4.block').decompress
         self._pending = b''
         self._started = False
+        self._last = False
         self.eof = False
         self.unused_data = b''
 
@@ -158,18 +162,27 @@ class _Lz4Decoder:
         if len(self._pending) < 4:
             return None
         size = int.from_bytes(self._pending[:4], 'little')
-        # The worst case of an incompressible block.
-        if not 0 < size <= _LZ4_LEGACY_BLOCK + _LZ4_LEGACY_BLOCK // 255 + 16:
+        # A block that is not full is the last one; this also keeps a file
+        # of many tiny blocks from asking for as many large buffers.
+        # The other bound is the worst case of an incompressible block.
+        if (
+            self._last
+            or not 0
+            < size
+            <= _LZ4_LEGACY_BLOCK + _LZ4_LEGACY_BLOCK // 255 + 16
+        ):
             self.eof, self.unused_data = True, self._pending
             return None
         if len(self._pending) < 4 + size:
             return None
         block = self._pending[4 : 4 + size]
         self._pending = self._pending[4 + size :]
-        return typing.cast(
+        unpacked = typing.cast(
             bytes,
             self._decompress(block, uncompressed_size=_LZ4_LEGACY_BLOCK),
         )
+        self._last = len(unpacked) < _LZ4_LEGACY_BLOCK
+        return unpacked
 
 
 class _Decoded(io.RawIOBase):
@@ -178,11 +191,13 @@ class _Decoded(io.RawIOBase):
     :ivar end: where in ``data`` the compressed section ends, once read
     """
 
-    def __init__(self, kind: str, data: bytes, start: int) -> None:
+    def __init__(
+        self, kind: str, data: bytes, start: int, budget: cpio.Budget
+    ) -> None:
         super().__init__()
         self._chunks = _decode(kind, data, start, self)
         self._left = b''
-        self._produced = 0
+        self._budget = budget
         self.end = len(data)
 
     def readable(self) -> bool:
@@ -194,11 +209,7 @@ class _Decoded(io.RawIOBase):
                 self._left = next(self._chunks)
             except StopIteration:
                 return 0
-            self._produced += len(self._left)
-            if self._produced > UNPACKED_LIMIT:
-                raise cpio.DamagedError(
-                    f'it unpacks to more than {UNPACKED_LIMIT} bytes'
-                )
+            self._budget.take('bytes unpacked', len(self._left))
         taken = self._left[: len(buffer)]
         buffer[: len(taken)] = taken
         self._left = self._left[len(taken) :]
@@ -268,7 +279,7 @@ def _decode_fed(
     kind: str, data: bytes, start: int, sink: _Decoded
 ) -> Iterator[bytes]:
     decoder: typing.Any = _Lz4Decoder()
-    feed = _CHUNK
+    feed = _LZ4_FEED
     if kind == 'zstd':
         feed = _ZSTD_FEED
         decoder = zstandard.ZstdDecompressor(
@@ -289,6 +300,7 @@ def parse(data: bytes) -> Image:
         could not unpack it either, or in a way unknown here
     """
     image = Image(len(data), [], {})
+    budget = cpio.Budget()
     position = 0
     while position < len(data):
         rest = data[position : position + 1]
@@ -301,7 +313,9 @@ def parse(data: bytes) -> Image:
                 # The kernel stops here too, and boots with what it has.
                 break
             raise cpio.DamagedError('it is of no known format')
-        end = _read_section(image, kind, data, position)
+        if len(image.sections) == SECTIONS_LIMIT:
+            raise cpio.DamagedError(f'more than {SECTIONS_LIMIT} archives')
+        end = _read_section(image, kind, data, position, budget)
         image.sections.append(Section(kind, position, end))
         position = end
     if not image.sections:
@@ -333,15 +347,17 @@ def _wanted(name: str) -> bool:
     return _WANTED.match(name) is not None
 
 
-def _read_section(image: Image, kind: str, data: bytes, start: int) -> int:
+def _read_section(
+    image: Image, kind: str, data: bytes, start: int, budget: cpio.Budget
+) -> int:
     if kind == 'cpio':
         plain = io.BytesIO(data)
         plain.seek(start)
-        _take(image, plain)
+        _take(image, plain, budget)
         return plain.tell()
-    decoded = _Decoded(kind, data, start)
+    decoded = _Decoded(kind, data, start, budget)
     stream = io.BufferedReader(decoded, _CHUNK)
-    _take(image, stream)
+    _take(image, stream, budget)
     while True:
         # Padding, or one more archive in the same compressed stream.
         ahead = stream.peek(1)
@@ -353,19 +369,17 @@ def _read_section(image: Image, kind: str, data: bytes, start: int) -> int:
             continue
         if ahead[zeros : zeros + 5] != b'07070':
             raise cpio.DamagedError('data after the end of the archive')
-        _take(image, stream)
+        _take(image, stream, budget)
 
 
-def _take(image: Image, stream: cpio.Reader) -> None:
-    for entry in cpio.read(stream, _wanted):
+def _take(image: Image, stream: cpio.Reader, budget: cpio.Budget) -> None:
+    for entry in cpio.read(stream, _wanted, budget):
         image.entries[entry.name] = entry
-        if len(image.entries) > cpio.ENTRY_LIMIT:
-            raise cpio.DamagedError('too many members')
 
 
 def unpack_section(data: bytes, section: Section) -> bytes:
     """The decoded bytes of one section, up to 768 MiB."""
-    decoded = _Decoded(section.kind, data, section.start)
+    decoded = _Decoded(section.kind, data, section.start, cpio.Budget())
     unpacked = bytearray()
     with io.BufferedReader(decoded, _CHUNK) as stream:
         while chunk := stream.read(_CHUNK):

@@ -18,8 +18,12 @@ import io
 import lzma
 import shutil
 import subprocess
+import sys
 import unittest
+from unittest import mock
+import zlib
 
+import lz4.block
 import zstandard
 
 from xenimport.remediation.linux import cpio
@@ -181,3 +185,100 @@ class ImageTest(unittest.TestCase):
             cpio.pack([cpio.Entry('a', 0o120777, 1, b'a')])
         )
         image.resolve('a/b')
+
+
+#: Reads an initramfs from stdin where 512 MiB are all there is.
+_CONFINED = """
+import resource, sys
+resource.setrlimit(resource.RLIMIT_AS, (512 << 20, 512 << 20))
+from xenimport.remediation.linux import cpio, initramfs_image
+try:
+    initramfs_image.parse(sys.stdin.buffer.read())
+except cpio.DamagedError as error:
+    print(error)
+"""
+
+
+def _member(name: str, mode: int, size: int) -> bytes:
+    """A header with its name, padded; the data is for the caller."""
+    encoded = name.encode() + b'\0'
+    fields = (1, mode, 0, 0, 1, 0, size, 0, 0, 0, 0, len(encoded), 0)
+    head = b'070701' + b''.join(b'%08X' % field for field in fields)
+    return (head + encoded).ljust(-(-(110 + len(encoded)) // 4) * 4, b'\0')
+
+
+class HostileTest(unittest.TestCase):
+    def refused(self, data: bytes) -> str:
+        """What a process of 512 MiB says of it."""
+        done = subprocess.run(
+            [sys.executable, '-c', _CONFINED],
+            input=data,
+            capture_output=True,
+            timeout=60,
+        )
+        self.assertEqual(0, done.returncode, done.stderr.decode())
+        return done.stdout.decode().strip()
+
+    def test_many_wanted_files(self) -> None:
+        # 60 configuration files of 8 MiB are 480 MiB to keep, and half a
+        # MiB to send.
+        size = 8 << 20
+        member = _member('etc/modprobe.d/a.conf', 0o100644, size)
+        packer = zlib.compressobj(9, zlib.DEFLATED, 31)
+        packed = b''.join(
+            packer.compress(
+                member.replace(b'a.conf', b'%c.conf' % (65 + number % 60))
+                + bytes(size)
+            )
+            for number in range(60)
+        )
+        self.assertEqual(
+            f'more than {32 << 20} bytes of wanted files',
+            self.refused(packed + packer.flush()),
+        )
+
+    def test_bomb_in_several_sections(self) -> None:
+        # Each unpacks to 10 MiB, which alone would be fine.
+        size = 10 << 20
+        member = _member('big', 0o100644, size)
+        packed = gzip.compress(member + bytes(size) + _end(), 1)
+        with (
+            mock.patch.dict(cpio.LIMITS, {'bytes unpacked': 32 << 20}),
+            self.assertRaises(cpio.DamagedError) as caught,
+        ):
+            initramfs_image.parse(packed * 4)
+        self.assertEqual(
+            f'more than {32 << 20} bytes unpacked', str(caught.exception)
+        )
+
+    def test_many_names(self) -> None:
+        member = _member('n' * 4000, 0o100644, 0)
+        packed = gzip.compress(member * 9000, 1)
+        self.assertEqual(
+            f'more than {32 << 20} bytes of names', self.refused(packed)
+        )
+
+    def test_many_archives(self) -> None:
+        with self.assertRaises(cpio.DamagedError) as caught:
+            initramfs_image.parse(_end() * 65)
+        self.assertEqual('more than 64 archives', str(caught.exception))
+
+    def test_long_link(self) -> None:
+        data = _member('link', 0o120777, 4097) + bytes(4100)
+        with self.assertRaises(cpio.DamagedError) as caught:
+            initramfs_image.parse(data)
+        self.assertEqual('a link of 4097 bytes', str(caught.exception))
+
+    def test_tiny_lz4_blocks_end_the_section(self) -> None:
+        # A token of no literals and no match: a block of one byte that
+        # unpacks to nothing. Each would ask for a buffer of 8 MiB.
+        block = b'\x01\0\0\0\0'
+        first = lz4.block.compress(_one_file(), store_size=False)
+        data = b'\x02\x21\x4c\x18' + len(first).to_bytes(4, 'little') + first
+        image = initramfs_image.parse(data + block * 100_000)
+        self.assertEqual(len(data), image.sections[0].end)
+
+
+def _one_file() -> bytes:
+    """An archive with one file."""
+    return cpio.pack([cpio.regular('conf/modules', b'ext4\n')])
