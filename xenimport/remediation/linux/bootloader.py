@@ -100,34 +100,39 @@ def loader_path(guest: guest_room.Guest, path: str) -> str:
     return path
 
 
-def rooted(
-    devices: disk_names.Devices, text: str, kind: str
-) -> boot_files.Editor:
-    """An editor that names root and resume devices by UUID.
+def only_root(guest: guest_room.Guest) -> str:
+    """The device of the only root that any boot loader file names.
 
-    The only root that a file names is the one that the inspection found,
-    whatever its letter. Of several each is what the order of the disks
-    makes it: an entry may as well start another system, and what is not
-    among the disks is left as it is.
-
-    :param text: the file that is edited
-    :param kind: its kind, as :class:`boot_files.BootFile` has it
+    Empty where they name several, or one that never changes: an entry may
+    as well start another system, and each entry of the Boot Loader
+    Specification is a file of its own.
     """
     roots = {
         word
-        for line in boot_files.lines(text, kind)
+        for file in boot_files.find(guest)
+        for line in boot_files.lines(boot_files.read(guest, file), file.kind)
         for word in line.arguments
         if word.startswith('root=')
     }
-    place = '/' if len(roots) == 1 else ''
+    matched = _CHANGING.match(next(iter(roots))) if len(roots) == 1 else None
+    return matched[1] if matched else ''
+
+
+def rooted(devices: disk_names.Devices, root: str) -> boot_files.Editor:
+    """An editor that names root and resume devices by UUID.
+
+    :param root: the name that stands for the root that the inspection
+        found, whatever its letter. Any other is what the order of the
+        disks makes it, and is left as it is where no disk answers to it
+    """
 
     def editor(arguments: list[str]) -> list[str]:
         edited = []
         for word in arguments:
             matched = _NAMED.match(word)
             if matched:
-                known = place if matched[1] == 'root' else ''
-                stable = devices.stable(matched[2], known)
+                found = matched[1] == 'root' and matched[2] == root
+                stable = devices.stable(matched[2], '/' if found else '')
                 if stable:
                     word = f'{matched[1]}={stable}'
             edited.append(word)
@@ -169,6 +174,15 @@ class BootConfiguration(base.Check):
     ) -> None:
         super().__init__(request)
         self._lookup = lookup or disk_names.Lookup()
+        self._guest: guest_room.Guest | None = None
+        self._root = ''
+
+    def _editor(self, guest: guest_room.Guest) -> boot_files.Editor:
+        # Looked up before anything is changed: once one file names the
+        # root by UUID, the others would seem to name a second system.
+        if self._guest is not guest:
+            self._guest, self._root = guest, only_root(guest)
+        return rooted(self._lookup.of(guest), self._root)
 
     def diagnose(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
         files = boot_files.find(guest)
@@ -184,7 +198,7 @@ class BootConfiguration(base.Check):
         self, guest: guest_room.Guest, file: boot_files.BootFile
     ) -> Iterator[model.Finding]:
         text = boot_files.read(guest, file)
-        editor = rooted(self._lookup.of(guest), text, file.kind)
+        editor = self._editor(guest)
         seen, left = [], []
         for line in boot_files.lines(text, file.kind):
             words = [w for w in line.arguments if _NAMED.match(w)]
@@ -322,15 +336,8 @@ class BootConfiguration(base.Check):
             self._change(
                 guest, path, before, after, f'replace {after} by {before}'
             )
-            for file in files
             for path, before, after in boot_files.change_all(
-                guest,
-                [file],
-                rooted(
-                    self._lookup.of(guest),
-                    boot_files.read(guest, file),
-                    file.kind,
-                ),
+                guest, files, self._editor(guest)
             )
         ]
 
@@ -353,8 +360,7 @@ class BootConfiguration(base.Check):
             )
         guest.call('mkdir_p', posixpath.dirname(path))
         text = make_configuration(entries, uuid)
-        editor = rooted(self._lookup.of(guest), text, 'grub2')
-        text = boot_files.edit(text, 'grub2', editor)
+        text = boot_files.edit(text, 'grub2', self._editor(guest))
         guest.write_text(path, text, 0o600)
         after = f'{len(entries)} kernel(s), first {entries[0].kernel}'
         return [self._change(guest, path, before, after, undo)]

@@ -276,7 +276,13 @@ class Console(base.Check):
             return []
         guest.write_text(override, 'manual\n', 0o644)
         changes = [
-            self._change(guest, override, 'none', 'manual', f'rm {override}')
+            self._change(
+                guest,
+                override,
+                'none',
+                'manual',
+                shell.join('rm', '--', override),
+            )
         ]
         job = '/etc/init/ttyS0.conf'
         if not guest.exists(job):
@@ -284,7 +290,11 @@ class Console(base.Check):
             guest.write_text(job, text, 0o644)
             changes.append(
                 self._change(
-                    guest, job, 'none', f'as {path}, on ttyS0', f'rm {job}'
+                    guest,
+                    job,
+                    'none',
+                    f'as {path}, on ttyS0',
+                    shell.join('rm', '--', job),
                 )
             )
         return changes

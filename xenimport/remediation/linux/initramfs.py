@@ -456,6 +456,12 @@ def _write(
 def _append_bytes(
     guest: guest_room.Guest, path: str, end: int, added: bytes
 ) -> None:
+    """Write behind the end of a file, or leave it as it was.
+
+    In place, since a copy would take twice the room in a small /boot. A
+    process that is killed leaves a part of it behind, on a workfile that
+    is thrown away then.
+    """
     try:
         done = 0
         while done < len(added):
@@ -542,5 +548,5 @@ def rebuild(
         before='without the drivers of the disk bus',
         after='rebuilt by ' + ' '.join(command),
         reason='without them the guest does not find its root disk',
-        undo='remove the added configuration and run ' + ' '.join(command),
+        undo='remove the added configuration and run ' + shell.join(*command),
     )

@@ -28,6 +28,7 @@ from xenimport import model
 from xenimport.remediation import base
 from xenimport.remediation.linux import boot_files
 from xenimport.remediation import text_lines
+from xenimport import shell
 
 _RULES = (
     '/etc/udev/rules.d/70-persistent-net.rules',
@@ -267,7 +268,11 @@ class PersistentNet(base.Check):
         guest.write_text(path, text, 0o644)
         return [
             self._change(
-                guest, path, 'no such file', f'{mac} is {name}', f'rm {path}'
+                guest,
+                path,
+                'no such file',
+                f'{mac} is {name}',
+                shell.join('rm', '--', path),
             )
         ]
 

@@ -20,6 +20,7 @@ fstab names in vain does not stop it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
 import pathlib
 import subprocess
@@ -66,6 +67,7 @@ class LinuxRepairTest(unittest.TestCase):
     changes: tuple[model.Change, ...]
     left: tuple[model.Finding, ...]
     again: list[model.Change]
+    rewritten: bool
     seconds: float
     fstab: str
     parts: str
@@ -89,7 +91,9 @@ class LinuxRepairTest(unittest.TestCase):
             cls.left = doctor.diagnose('verify')
             cls.seconds = time.monotonic() - started
             cls.fstab = guest.read_text('/etc/fstab')
+            before = cls.hashes(guest)
             cls.again = cls.repaired_again(guest)
+            cls.rewritten = before != cls.hashes(guest)
         cls.parts = '\n'.join(
             f'{run.phase:9}{run.id:28}{run.seconds:7.2f} s'
             for run in doctor.runs
@@ -123,6 +127,17 @@ class LinuxRepairTest(unittest.TestCase):
         )
 
     @classmethod
+    def hashes(cls, guest: guest_room.Guest) -> dict[str, bytes]:
+        """Digests of the files that the repair has changed."""
+        return {
+            change.path: hashlib.sha256(
+                guest.read(change.path, 64 << 20)
+            ).digest()
+            for change in cls.changes
+            if change.path.startswith('/') and guest.is_file(change.path)
+        }
+
+    @classmethod
     def repaired_again(cls, guest: guest_room.Guest) -> list[model.Change]:
         """What the checks change when they mend the first findings anew."""
         checks = {
@@ -147,6 +162,7 @@ class LinuxRepairTest(unittest.TestCase):
     def test_repairs_all_of_it(self) -> None:
         self.assertEqual((), self.left)
         self.assertEqual([], self.again)
+        self.assertFalse(self.rewritten)
         self.assertEqual(_EXPECTED, {c.finding for c in self.changes})
         for change in self.changes:
             self.assertTrue(change.undo, change)

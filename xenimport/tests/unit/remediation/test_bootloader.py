@@ -289,6 +289,36 @@ class BootConfigurationTest(unittest.TestCase):
             'root=UUID=aaaa-1111', guest.read_text('/boot/grub/grub.cfg')
         )
 
+    def test_entry_file_of_another_system_is_left(self) -> None:
+        # The Boot Loader Specification: one file an entry.
+        for name, device in (('a', 'xvda1'), ('b', 'xvdq1')):
+            self.files[f'/boot/loader/entries/{name}.conf'] = (
+                f'title {name}\nlinux /boot/vmlinuz-6\n'
+                f'initrd /boot/initrd.img-6\noptions root=/dev/{device} ro\n'
+            )
+        guest = self._guest()
+        _found, _changes, left = fakes.run(self.check, guest)
+        self.assertIn(
+            'root=UUID=aaaa-1111',
+            guest.read_text('/boot/loader/entries/a.conf'),
+        )
+        self.assertIn(
+            'root=/dev/xvdq1', guest.read_text('/boot/loader/entries/b.conf')
+        )
+        self.assertIn('xvdq1', left[-1].evidence)
+
+    def test_one_root_in_several_files_is_mended_in_all(self) -> None:
+        # A gap in the letters: the order of the disks tells nothing.
+        for path, text in (('grub.cfg', _GRUB_CFG), ('menu.lst', _MENU_LST)):
+            self.files[f'/boot/grub/{path}'] = text.replace('xvda1', 'xvde1')
+        guest = self._guest()
+        _found, _changes, left = fakes.run(self.check, guest)
+        self.assertEqual([], left)
+        for path in ('grub.cfg', 'menu.lst'):
+            text = guest.read_text(f'/boot/grub/{path}')
+            self.assertIn('root=UUID=aaaa-1111', text)
+            self.assertNotIn('xvde1', text)
+
     def test_hostile_default_and_form_feed(self) -> None:
         self.files['/boot/grub/menu.lst'] = (
             'default ' + '9' * 5000 + '\n' + _MENU_LST

@@ -129,6 +129,14 @@ class DiskTest(unittest.TestCase):
         self.assertIsNone(found[0].repair)
         self.assertIsNone(found[0].loss)
 
+    def test_no_fix_names_a_device_of_the_appliance(self) -> None:
+        # Pasted on the user's machine, /dev/sda would be a disk of theirs.
+        data = _gpt((40, 99), backup=False)
+        guest = fakes.FakeGuest(disks={'/dev/sda': data})
+        (finding,) = disk.GptBackup(fakes.request()).diagnose(guest)
+        self.assertIn('in the source guest', finding.fix)
+        self.assertNotIn('/dev/', finding.fix)
+
     def test_gpt_backup(self) -> None:
         for data in (_gpt((40, 99), backup=False), _gpt(alternate=200)):
             guest = fakes.FakeGuest(disks={'/dev/sda': data})
