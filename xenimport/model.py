@@ -18,10 +18,14 @@ Offsets, lengths and sizes are in bytes unless a name says otherwise.
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
 import enum
 import typing
+
+if typing.TYPE_CHECKING:
+    from xenimport import stream
 
 #: Called with the bytes done so far and the bytes in all.
 Progress = Callable[[int, int], None]
@@ -47,18 +51,23 @@ class Firmware(str, enum.Enum):
     UEFI = 'uefi'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Piece:
     """A run of a disk's bytes inside a file.
 
     :ivar offset: where the run starts in the file
     :ivar length: its length
     :ivar region_offset: where it starts in the region
+    :ivar path: the file, where it is another one than the region's
+    :ivar checksum: what the package states of just this run, as
+        ``algorithm:hexadecimal`` in lower case (``xxh64``, ``sha1``)
     """
 
     offset: int
     length: int
     region_offset: int
+    path: str | None = None
+    checksum: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +86,18 @@ class Digest:
 class Region:
     """Where one member's bytes lie in the package.
 
-    :ivar path: the file that holds them
+    :ivar path: the file that holds them; ``-`` or a URL when the package
+        arrives in a stream
     :ivar name: the member's name in the package
-    :ivar pieces: ordered by ``region_offset``, without gaps or overlaps
+    :ivar pieces: ordered by ``region_offset``, without overlaps; a gap
+        reads as zeros
     :ivar seekable: False when it can be read only once, forward
     :ivar decoder: ``gzip``, ``zstd`` or None
     :ivar digests: what the package's manifest states
+    :ivar length: bytes in the region where it does not end with its last
+        piece: what lies beyond that is zeros, or cut off
+    :ivar parts: the names of the members whose bytes these are, where
+        they are several or not ``name``
     """
 
     path: str
@@ -91,11 +106,17 @@ class Region:
     seekable: bool = True
     decoder: str | None = None
     digests: tuple[Digest, ...] = ()
+    length: int | None = None
+    parts: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
         """Bytes in the region, before any decoding."""
-        return sum(piece.length for piece in self.pieces)
+        if self.length is not None:
+            return self.length
+        if not self.pieces:
+            return 0
+        return self.pieces[-1].region_offset + self.pieces[-1].length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,11 +126,16 @@ class Package:
     :ivar path: as the user gave it
     :ivar format: the source driver's name, for example ``ova``
     :ivar members: every member's region by its name in the package
+    :ivar arrivals: set when the package is read once, forward: gives each
+        member's name and its bytes, decoded, in the order in which they
+        arrive. What was not read of one is skipped when the next is asked
+        for. It must be exhausted: the package's last checks come then.
     """
 
     path: str
     format: str
     members: Mapping[str, Region] = dataclasses.field(default_factory=dict)
+    arrivals: Iterator[tuple[str, stream.Stream]] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +145,7 @@ class Disk:
     :ivar id: the package's own id of it
     :ivar index: 0 for the disk the firmware boots, then upwards
     :ivar capacity: as the package states it, None if it does not
+    :ivar format: the converter's name where the package leaves no choice
     """
 
     id: str
@@ -126,6 +153,7 @@ class Disk:
     index: int
     region: Region
     capacity: int | None = None
+    format: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -283,6 +311,8 @@ class Image:
     :ivar checksum: md5 as Glance gives it, or None
     :ivar hash_algorithm: and ``hash_value``: the digest that was computed
         in flight and, where the target has its own, compared with it
+    :ivar disk_format: which is not the one asked for where the cloud
+        converts what it imports
     """
 
     disk: int
@@ -294,6 +324,7 @@ class Image:
     hash_algorithm: str
     hash_value: str
     properties: Mapping[str, typing.Any]
+    disk_format: str = 'raw'
 
 
 @dataclasses.dataclass(frozen=True)

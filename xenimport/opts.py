@@ -40,13 +40,13 @@ NAMESPACES = {
 _DRIVERS = [
     cfg.ListOpt(
         'enabled_sources',
-        default=['ova', 'disk'],
+        default=['xva', 'xenapi', 'ova', 'ovf', 'disk'],
         help='The sources that are asked, in this order, whether a '
         'package is of their kind.',
     ),
     cfg.ListOpt(
         'enabled_converters',
-        default=['vhd', 'raw'],
+        default=['qcow2', 'vhdx', 'vdi', 'vmdk', 'vhd', 'raw'],
         help='The converters that are asked, in this order, whether a '
         'disk is of their format.',
     ),

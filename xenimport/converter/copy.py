@@ -24,12 +24,14 @@ import contextlib
 import dataclasses
 import errno
 import os
+import queue
 import threading
 import time
 
 from xenimport.converter import base
 from xenimport import exceptions
 from xenimport import model
+from xenimport import stream as stream_room
 
 #: Bytes a worker reads at once; the usual block of a VHD.
 CHUNK = 2 * 1024 * 1024
@@ -39,6 +41,8 @@ GRAIN = 64 * 1024
 _INTERVAL = 0.2
 
 _ZEROS = bytes(GRAIN)
+#: Buffers between who reads a stream and who writes.
+_BUFFERS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +142,55 @@ def _write_error(path: str, error: OSError) -> exceptions.MachineError:
     )
 
 
+class _Writer:
+    """Writes what is not zero into the file; safe from several threads."""
+
+    def __init__(self, descriptor: int, path: str) -> None:
+        self._descriptor = descriptor
+        self._path = path
+        # The kernel lets one writer at a time into a file, and has the
+        # others spin for it: two that wait here instead take half of the
+        # processor's time and two thirds of the clock's (measured).
+        self._lock = threading.Lock()
+
+    def write(
+        self, buffer: bytearray, view: memoryview, offset: int, length: int
+    ) -> int:
+        """Write the runs of grains that are not zero; bytes written.
+
+        :param view: of the buffer
+        """
+        written = 0
+        start = position = 0
+        while position < length:
+            # The grains keep to multiples of their size on the disk.
+            end = min(
+                length,
+                position + GRAIN - (offset + position) % GRAIN,
+            )
+            if _is_zero(buffer, position, end):
+                written += self._write_run(
+                    view[start:position], offset + start
+                )
+                start = end
+            position = end
+        return written + self._write_run(view[start:length], offset + start)
+
+    def _write_run(self, run: memoryview, offset: int) -> int:
+        length = len(run)
+        if not length:
+            return 0
+        try:
+            with self._lock:
+                while run:
+                    count = os.pwrite(self._descriptor, run, offset)
+                    run = run[count:]
+                    offset += count
+        except OSError as error:
+            raise _write_error(self._path, error) from error
+        return length
+
+
 class _Run:
     """One copy: the work is handed out in order, to whoever is free."""
 
@@ -145,14 +198,9 @@ class _Run:
         self, disk_image: base.DiskImage, descriptor: int, path: str
     ) -> None:
         self._image = disk_image
-        self._descriptor = descriptor
-        self._path = path
         self._chunks = self._plan()
         self._lock = threading.Lock()
-        # The kernel lets one writer at a time into a file, and has the
-        # others spin for it: two that wait here instead take half of the
-        # processor's time and two thirds of the clock's (measured).
-        self._writer = threading.Lock()
+        self._writer = _Writer(descriptor, path)
         self._stop = threading.Event()
         self._failure: BaseException | None = None
         self.read = 0
@@ -201,7 +249,7 @@ class _Run:
                 while (chunk := self._next()) is not None:
                     offset, length = chunk
                     self._image.pread_into(view[:length], offset)
-                    written = self._write(buffer, view, offset, length)
+                    written = self._writer.write(buffer, view, offset, length)
                     with self._lock:
                         self.read += length
                         self.written += written
@@ -216,40 +264,6 @@ class _Run:
         with self._lock:
             return next(self._chunks, None)
 
-    def _write(
-        self, buffer: bytearray, view: memoryview, offset: int, length: int
-    ) -> int:
-        """Write the runs of grains that are not zero; bytes written."""
-        written = 0
-        start = position = 0
-        while position < length:
-            # The grains keep to multiples of their size on the disk.
-            end = min(
-                length,
-                position + GRAIN - (offset + position) % GRAIN,
-            )
-            if _is_zero(buffer, position, end):
-                written += self._write_run(
-                    view[start:position], offset + start
-                )
-                start = end
-            position = end
-        return written + self._write_run(view[start:length], offset + start)
-
-    def _write_run(self, run: memoryview, offset: int) -> int:
-        length = len(run)
-        if not length:
-            return 0
-        try:
-            with self._writer:
-                while run:
-                    count = os.pwrite(self._descriptor, run, offset)
-                    run = run[count:]
-                    offset += count
-        except OSError as error:
-            raise _write_error(self._path, error) from error
-        return length
-
 
 def _is_zero(buffer: bytearray, start: int, end: int) -> bool:
     """Whether ``buffer[start:end]`` is all zeros, without copying it."""
@@ -258,3 +272,145 @@ def _is_zero(buffer: bytearray, start: int, end: int) -> bool:
     if end - start == GRAIN:
         return buffer.startswith(_ZEROS, start)
     return buffer.startswith(_ZEROS[: end - start], start)
+
+
+def copy_forward(
+    image: base.ForwardImage,
+    path: str,
+    *,
+    progress: model.Progress = model.no_progress,
+) -> Copied:
+    """Write an image that is read once, forward, to a sparse RAW file.
+
+    Reading (and decoding) goes on in the calling thread while another
+    writes. A file that is there already is replaced; on any failure,
+    Ctrl-C included, it is removed.
+
+    :param progress: called with bytes of data, out of the image's
+        ``data_size``, or of what is done where that is not known
+    :raises xenimport.exceptions.XenImportError: if the image is damaged
+    :raises xenimport.exceptions.MachineError: if the file cannot be
+        written
+    """
+    started = time.monotonic()
+    descriptor = _create(path)
+    try:
+        try:
+            run = _ForwardRun(image, _Writer(descriptor, path))
+            run.execute(progress)
+            size = image.virtual_size
+            _truncate(descriptor, run.end if size is None else size, path)
+        finally:
+            os.close(descriptor)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+        raise
+    return Copied(run.written, run.read, time.monotonic() - started)
+
+
+class _ForwardRun:
+    """One forward copy: a few buffers go round between two threads.
+
+    :ivar end: where the last run ended on the disk
+    """
+
+    def __init__(self, image: base.ForwardImage, writer: _Writer) -> None:
+        self._image = image
+        self._writer = writer
+        self._free: queue.SimpleQueue[bytearray] = queue.SimpleQueue()
+        self._full: queue.SimpleQueue[tuple[bytearray, int, int] | None]
+        self._full = queue.SimpleQueue()
+        self._failure: BaseException | None = None
+        self.read = self.written = self.end = 0
+
+    def execute(self, progress: model.Progress) -> None:
+        """Copy every run; raise what stopped it."""
+        for _ in range(_BUFFERS):
+            self._free.put(bytearray(base.MAX_RUN))
+        worker = threading.Thread(target=self._write_all, name='copy-write')
+        worker.start()
+        try:
+            self._read_all(progress)
+        finally:
+            self._full.put(None)
+            worker.join()
+        if self._failure is not None:
+            raise self._failure
+        progress(self.read, self.read)
+
+    def _read_all(self, progress: model.Progress) -> None:
+        told = 0.0
+        for offset, run in self._image.runs():
+            if self._failure is not None:
+                return
+            length = len(run)
+            self._check(offset, length)
+            buffer = self._free.get()
+            buffer[:length] = run
+            self._full.put((buffer, offset, length))
+            self.read += length
+            self.end = max(self.end, offset + length)
+            if time.monotonic() - told > _INTERVAL:
+                told = time.monotonic()
+                progress(self.read, self._image.data_size or self.read)
+
+    def _check(self, offset: int, length: int) -> None:
+        size = self._image.virtual_size
+        if size is not None and offset + length > size:
+            raise exceptions.DiskImageError(
+                'disk-image.outside',
+                'The disk image holds data beyond the end of the disk',
+                expected=f'data up to byte {size}',
+                found=f'{length} bytes at {offset}',
+                fix='export the guest again',
+            )
+
+    def _write_all(self) -> None:
+        while (item := self._full.get()) is not None:
+            buffer, offset, length = item
+            try:
+                if self._failure is None:
+                    with memoryview(buffer) as view:
+                        self.written += self._writer.write(
+                            buffer, view, offset, length
+                        )
+            except BaseException as error:
+                self._failure = error
+            self._free.put(buffer)
+
+
+def unpack(
+    stream: stream_room.Stream,
+    path: str,
+    *,
+    progress: model.Progress = model.no_progress,
+) -> int:
+    """Write a stream's bytes to a new file; its size in bytes.
+
+    :raises xenimport.exceptions.PackageError: if the stream is damaged
+    :raises xenimport.exceptions.MachineError: if the file cannot be
+        written
+    """
+    image = _StreamImage(stream)
+    copy_forward(image, path, progress=progress)
+    return image.taken
+
+
+class _StreamImage(base.ForwardImage):
+    """The bytes of a stream as they are, as a disk."""
+
+    format = 'stream'
+    virtual_size = None
+    ascending = True
+
+    def __init__(self, stream: stream_room.Stream) -> None:
+        self._stream = stream
+        self.data_size = stream.size
+        self.taken = 0
+
+    def runs(self) -> Iterator[tuple[int, memoryview]]:
+        buffer = memoryview(bytearray(base.MAX_RUN))
+        while count := self._stream.read_into(buffer):
+            yield self.taken, buffer[:count]
+            self.taken += count

@@ -76,9 +76,18 @@ class _Served:
 
 
 def _region(fields: dict[str, typing.Any]) -> model.Region:
-    pieces = tuple(model.Piece(**piece) for piece in fields['pieces'])
+    pieces = tuple(model.Piece(*piece) for piece in fields['pieces'])
     digests = tuple(model.Digest(**digest) for digest in fields['digests'])
-    return model.Region(**(fields | {'pieces': pieces, 'digests': digests}))
+    return model.Region(
+        **(
+            fields
+            | {
+                'pieces': pieces,
+                'digests': digests,
+                'parts': tuple(fields['parts']),
+            }
+        )
+    )
 
 
 @functools.cache

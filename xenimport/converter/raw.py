@@ -10,28 +10,21 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+
 """RAW disks: the bytes of the region are the bytes of the disk."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from oslo_utils.imageutils import format_inspector
-
 from xenimport.converter import base
+from xenimport.converter import raw_content
+from xenimport.converter import raw_stream
 from xenimport.converter import region
-from xenimport import exceptions
 from xenimport import model
+from xenimport import stream as stream_room
 
-_SECTOR = 512
-#: No signature of a container lies further on, but for a footer's.
-_HEAD = 512 * 1024
-_STEP = 64 * 1024
-#: Formats of the content that a plain disk may well have.
-_PLAIN = frozenset(('raw', 'gpt', 'iso', 'luks'))
-_VHD_COOKIES = (b'conectix', b'v_poison')
 _FOREIGN_SUFFIXES = ('.vhd', '.vhdx', '.vmdk', '.vdi', '.qcow2', '.gz')
-_STREAMS = (b'\x1f\x8b', b'\x28\xb5\x2f\xfd', b'BZh', b'\xfd7zXZ\0')
 
 
 class RawImage(region.RegionImage):
@@ -56,79 +49,60 @@ class RawConverter(base.Converter):
     handles = 'RAW disks, holes kept'
 
     def probe(self, package: model.Package, disk: model.Disk) -> bool:
+        if disk.format is not None:
+            return disk.format == RawImage.format
         if disk.region.decoder or not disk.region.seekable:
             return False
         if disk.region.name.lower().endswith(_FOREIGN_SUFFIXES):
             return False
         reader = region.RegionReader(disk.region)
         try:
-            return container(reader) is None
+            return _content(reader) is None
         finally:
             reader.release()
 
     def open(self, package: model.Package, disk: model.Disk) -> base.DiskImage:
         reader = region.RegionReader(disk.region)
         try:
-            _validate(reader)
+            # Where the package says that it is a disk, what the guest has
+            # on it may begin like anything.
+            if disk.format is None:
+                raw_content.refuse(_content(reader), reader.where)
+            raw_content.check_size(reader.size, reader.where)
         except BaseException:
             reader.release()
             raise
         return RawImage(reader)
 
+    def probe_stream(
+        self, disk: model.Disk, stream: stream_room.Stream
+    ) -> bool:
+        if disk.format is not None:
+            return disk.format == RawImage.format
+        name = disk.region.name.lower().removesuffix('.gz')
+        if name.endswith(_FOREIGN_SUFFIXES):
+            return False
+        head = stream.peek(raw_content.HEAD)
+        return raw_content.container(head) is None
 
-def _validate(reader: region.RegionReader) -> None:
-    found = container(reader)
-    if found is not None:
-        raise exceptions.DiskImageError(
-            'raw.is-container',
-            'The disk is not RAW but an image of another format',
-            where=reader.where,
-            expected='the bytes of a disk',
-            found=found,
-            fix='enable the converter of this format, or convert the disk '
-            'to RAW or VHD first',
-        )
-    if reader.size == 0 or reader.size % _SECTOR:
-        raise exceptions.DiskImageError(
-            'raw.size',
-            'The RAW disk does not end at the end of a sector',
-            where=reader.where,
-            expected='a multiple of 512 bytes, and not zero',
-            found=f'{reader.size} bytes',
-            fix='copy the disk again; it was probably cut short',
-        )
-
-
-def container(reader: region.RegionReader) -> str | None:
-    """Which other format the bytes are of, None if they are a disk's."""
-    head = reader.read(0, _STEP)
-    tail = reader.read(max(0, reader.size - _SECTOR), _SECTOR)
-    for cookie in _VHD_COOKIES:
-        # A footer of 511 bytes is what early Virtual PC wrote.
-        if cookie in (head[:8], tail[:8], tail[1:9]):
-            return 'vhd'
-    if head.startswith(_STREAMS):
-        return 'a compressed stream'
-    inspectors = {
-        name: kind()
-        for name, kind in format_inspector.ALL_FORMATS.items()
-        if name not in _PLAIN
-    }
-    for offset in range(0, min(reader.size, _HEAD), _STEP):
-        chunk = reader.read(offset, _STEP)
-        for name, inspector in list(inspectors.items()):
-            if not _eats(inspector, chunk):
-                del inspectors[name]
-            elif inspector.format_match:
-                return name
-    return None
+    def open_stream(
+        self, disk: model.Disk, stream: stream_room.Stream
+    ) -> base.ForwardImage:
+        if disk.format is None:
+            raw_content.refuse(
+                raw_content.container(stream.peek(raw_content.HEAD)),
+                stream.where,
+            )
+        if isinstance(stream, stream_room.Sparse):
+            return raw_stream.SparseImage(stream)
+        return raw_stream.PlainImage(stream, disk)
 
 
-def _eats(inspector: format_inspector.FileInspector, chunk: bytes) -> bool:
-    """Whether the bytes may still be of the inspector's format."""
-    try:
-        inspector.eat_chunk(chunk)
-    except Exception:  # hostile input; it is not of that format then
-        # A damaged image of a known format must not pass for RAW.
-        return bool(inspector.format_match)
-    return True
+def _content(reader: region.RegionReader) -> str | None:
+    """Which other format a region is of, None if it is a disk's."""
+    return raw_content.container(
+        reader.read(0, raw_content.HEAD),
+        reader.read(
+            max(0, reader.size - raw_content.SECTOR), raw_content.SECTOR
+        ),
+    )

@@ -10,33 +10,44 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+
 """Reading a region of the package in place."""
 
 from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator
-import errno
-import os
+import hashlib
 import threading
 
+import xxhash
+
 from xenimport.converter import base
+from xenimport.converter import files
 from xenimport import exceptions
 from xenimport import model
 
 
 _SECTOR = 512
+#: Bytes of the longest piece with a checksum of its own: it is read at
+#: once, whatever part of it is wanted.
+_MAX_CHECKED = 64 << 20
 
 
 class RegionReader:
     """Reads a region's bytes; safe from several threads at once.
 
-    :raises xenimport.exceptions.DiskImageError: if the file cannot be
+    Gaps between the pieces, and what lies between the last piece and the
+    end, read as zeros. A piece with a checksum is verified before any of
+    its bytes is handed out.
+
+    :raises xenimport.exceptions.DiskImageError: if a file cannot be
         opened, is shorter than the region, or can be read only forward
     """
 
     def __init__(self, region: model.Region) -> None:
         self._where = f'{region.path}: {region.name}'
+        self.region = region
         self.name = region.name
         self.size = region.size
         self._pieces = region.pieces
@@ -52,38 +63,14 @@ class RegionReader:
                 found=f'{region.decoder or "a stream"}',
                 fix='unpack the package and the disk, then give the disk',
             )
-        self._descriptor: int | None = self._open(region.path)
-        self._state = self._stat()
-        needed = max(
-            (piece.offset + piece.length for piece in region.pieces),
-            default=0,
-        )
-        if self._state[0] < needed:
-            self.release()
-            raise self._truncated(needed, self._state[0])
-
-    def _open(self, path: str) -> int:
-        try:
-            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        except OSError as error:
-            raise exceptions.DiskImageError(
-                'package.unreadable',
-                'The package cannot be opened',
-                where=self._where,
-                found=os.strerror(error.errno or 0),
-                fix='check the path and the permissions',
-            ) from error
-
-    def _stat(self) -> tuple[int, int]:
-        status = os.fstat(self.descriptor)
-        return status.st_size, status.st_mtime_ns
+        #: Which pieces have been compared with their checksums.
+        self._checked = bytearray(len(region.pieces))
+        self._files = files.Files(self._where, region)
 
     @property
     def descriptor(self) -> int:
-        """The open file's number."""
-        if self._descriptor is None:
-            raise ValueError('the reader is closed')
-        return self._descriptor
+        """The number of the open file that the first piece lies in."""
+        return self._files.first()
 
     @property
     def where(self) -> str:
@@ -106,119 +93,121 @@ class RegionReader:
     def read_into(self, buffer: memoryview, offset: int) -> None:
         """Fill ``buffer`` from ``offset`` of the region.
 
-        :raises xenimport.exceptions.DiskImageError: if the file has
-            become shorter, or cannot be read
+        :raises xenimport.exceptions.DiskImageError: if a file has become
+            shorter or cannot be read, or a piece is damaged
         """
         done = 0
         index = bisect.bisect_right(self._starts, offset) - 1
         while done < len(buffer):
-            piece = self._pieces[index]
-            inside = offset + done - piece.region_offset
-            part = min(len(buffer) - done, piece.length - inside)
-            self._fill(buffer[done : done + part], piece.offset + inside)
+            place = offset + done
+            inside = left = 0
+            if index >= 0:
+                piece = self._pieces[index]
+                inside = place - piece.region_offset
+                left = piece.length - inside
+            if left > 0:
+                part = min(len(buffer) - done, left)
+                self._read_piece(index, buffer[done : done + part], inside)
+            else:
+                index += 1
+                part = len(buffer) - done
+                if index < len(self._starts):
+                    part = min(part, self._starts[index] - place)
+                buffer[done : done + part] = bytes(part)
             done += part
-            index += 1
         with self._lock:
             self._bytes_read += done
 
-    def _fill(self, buffer: memoryview, position: int) -> None:
-        """Fill ``buffer`` from ``position`` of the file."""
-        while len(buffer):
-            try:
-                count = os.preadv(self.descriptor, [buffer], position)
-            except OSError as error:
-                raise exceptions.DiskImageError(
-                    'package.read-failed',
-                    'The package cannot be read',
-                    where=f'{self._where}, file offset {position}',
-                    found=os.strerror(error.errno or 0),
-                    fix='check the disk or the network share it is on',
-                ) from error
-            if count == 0:
-                raise self._truncated(position + len(buffer), self._stat()[0])
-            buffer = buffer[count:]
-            position += count
+    def _read_piece(self, index: int, buffer: memoryview, inside: int) -> None:
+        """Fill the buffer from ``inside`` a piece on."""
+        piece = self._pieces[index]
+        if piece.checksum is None or self._checked[index]:
+            self._files.fill(piece, buffer, inside)
+        elif len(buffer) == piece.length:
+            self._files.fill(piece, buffer, 0)
+            self._compare(piece, buffer)
+            self._checked[index] = 1
+        else:
+            whole = memoryview(bytearray(self._bounded(piece)))
+            self._files.fill(piece, whole, 0)
+            self._compare(piece, whole)
+            self._checked[index] = 1
+            buffer[:] = whole[inside : inside + len(buffer)]
+
+    def _bounded(self, piece: model.Piece) -> int:
+        """The length of a piece that has to be read at once."""
+        if piece.length > _MAX_CHECKED:
+            raise exceptions.DiskImageError(
+                'package.chunk-too-long',
+                'A part of the package with a checksum is too long',
+                where=f'{self._where}, file offset {piece.offset}',
+                expected=f'at most {_MAX_CHECKED} bytes',
+                found=f'{piece.length} bytes',
+                fix='export the guest again',
+            )
+        return piece.length
+
+    def _compare(self, piece: model.Piece, data: memoryview) -> None:
+        found = _checksum(f'{piece.checksum}'.partition(':')[0], data)
+        if found != piece.checksum:
+            raise exceptions.DiskImageError(
+                'package.chunk-damaged',
+                'A part of a disk is not what its checksum says',
+                where=f'{self._where}, offset {piece.region_offset} of the '
+                f'disk, offset {piece.offset} of the file',
+                expected=piece.checksum,
+                found=found,
+                fix='copy the package again, or export the guest again',
+            )
 
     def extents(self, size: int) -> Iterator[tuple[int, int, bool]]:
         """Yield (offset, length, has data) of the first ``size`` bytes.
 
-        Only the holes of the file itself are known as such.
+        Holes are the gaps between the pieces, and those of the files
+        themselves.
         """
         return _aligned(self._data_runs(), size)
 
-    def _data_runs(self) -> Iterator[tuple[int, int, bool]]:
-        """Yield (offset, length, has data) as the file system knows it."""
+    def _data_runs(self) -> Iterator[tuple[int, int]]:
+        """Yield (offset, length) of data as far as is known."""
         for piece in self._pieces:
-            end = piece.offset + piece.length
-            position = piece.offset
-            while position < end:
-                start = min(self._seek(position, os.SEEK_DATA, end), end)
-                stop = start
-                if start < end:
-                    stop = min(self._seek(start, os.SEEK_HOLE, end), end)
-                shift = piece.region_offset - piece.offset
-                if start > position:
-                    yield position + shift, start - position, False
-                if stop > start:
-                    yield start + shift, stop - start, True
-                position = stop
-
-    def _seek(self, position: int, whence: int, end: int) -> int:
-        """The next data or hole; ``end`` when there is none."""
-        try:
-            return os.lseek(self.descriptor, position, whence)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return end
-            # The file system does not know holes: all is data.
-            return position if whence == os.SEEK_DATA else end
+            if piece.checksum is None:
+                yield from self._files.data_runs(piece)
+            else:
+                # A hole may be what a broken copy has left; only its
+                # checksum tells.
+                yield piece.region_offset, piece.length
 
     def check_unchanged(self) -> None:
         """Make sure that nobody has written to the package meanwhile.
 
         :raises xenimport.exceptions.DiskImageError: if somebody has
         """
-        if self._stat() != self._state:
-            raise exceptions.DiskImageError(
-                'package.changed',
-                'The package was changed while it was read',
-                where=self._where,
-                expected=f'{self._state[0]} bytes, not modified',
-                found=f'{self._stat()[0]} bytes, modified',
-                fix='wait until the export or the copy of the package has '
-                'finished, then run the import again',
-            )
+        self._files.check_unchanged()
 
     def release(self) -> None:
-        """Close the file. A second call does nothing."""
-        descriptor, self._descriptor = self._descriptor, None
-        if descriptor is not None:
-            os.close(descriptor)
+        """Close the files. A second call does nothing."""
+        self._files.release()
 
-    def _truncated(
-        self, expected: int, found: int
-    ) -> exceptions.DiskImageError:
-        return exceptions.DiskImageError(
-            'package.truncated',
-            'The package ends before its contents do',
-            where=self._where,
-            expected=f'at least {expected} bytes',
-            found=f'{found} bytes',
-            fix='copy the package again, or export it again',
-        )
+
+def _checksum(algorithm: str, data: memoryview) -> str:
+    if algorithm == 'xxh64':
+        return f'xxh64:{xxhash.xxh64_hexdigest(data)}'
+    value = hashlib.new(algorithm, data, usedforsecurity=False).hexdigest()
+    return f'{algorithm}:{value}'
 
 
 def _aligned(
-    runs: Iterator[tuple[int, int, bool]], size: int
+    runs: Iterator[tuple[int, int]], size: int
 ) -> Iterator[tuple[int, int, bool]]:
     """Widen runs of data to whole sectors; holes shrink.
 
     A disk inside a tar starts anywhere in a block of the file system.
     """
     start = end = 0  # of the run of data that is being collected
-    for offset, length, data in runs:
-        if not data:
-            continue
+    for offset, length in runs:
+        if offset >= size:
+            break
         first = max(end, offset // _SECTOR * _SECTOR)
         last = min(size, -(-(offset + length) // _SECTOR) * _SECTOR)
         if first > end:
@@ -238,6 +227,7 @@ class RegionImage(base.DiskImage):
 
     def __init__(self, reader: RegionReader) -> None:
         self.reader = reader
+        self.regions = (reader.region,)
 
     def check_unchanged(self) -> None:
         self.reader.check_unchanged()

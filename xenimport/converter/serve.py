@@ -137,10 +137,43 @@ def describe(
     """What the plugin needs to open the disk, as JSON can hold it."""
     kind = type(converter)
     return {
-        'package': dataclasses.asdict(package),
-        'disk': dataclasses.asdict(disk),
+        'package': {
+            'path': package.path,
+            'format': package.format,
+            'members': {
+                name: _region(region)
+                for name, region in package.members.items()
+            },
+        },
+        'disk': _fields(disk) | {'region': _region(disk.region)},
         'converter': [kind.__module__, kind.__qualname__],
         'options': dict(converter.options),
+    }
+
+
+def _fields(record: model.Disk | model.Region) -> dict[str, object]:
+    """The fields as they are; dataclasses.asdict() copies each deeply."""
+    return {
+        item.name: getattr(record, item.name)
+        for item in dataclasses.fields(record)
+    }
+
+
+def _region(region: model.Region) -> dict[str, object]:
+    """A region's fields; an XVA's have a piece for each mebibyte."""
+    pieces = [
+        (
+            piece.offset,
+            piece.length,
+            piece.region_offset,
+            piece.path,
+            piece.checksum,
+        )
+        for piece in region.pieces
+    ]
+    return _fields(region) | {
+        'pieces': pieces,
+        'digests': [dataclasses.asdict(item) for item in region.digests],
     }
 
 

@@ -188,10 +188,26 @@ def _not_written(path: str, found: str) -> exceptions.XenImportError:
 def add_package(parser: argparse.ArgumentParser) -> None:
     """The PACKAGE argument and what every command on a package takes."""
     parser.add_argument(
-        'package',
+        'packages',
         metavar='<package>',
-        help='Guest exported from Xen: an .ova, or a disk file (.vhd, '
-        'RAW); known by its content',
+        nargs='+',
+        help='Guest exported from Xen: an .xva, an .ova, an .ovf or its '
+        'directory, or bare disk files in boot order; known by its '
+        'content, and compressed with gzip or zstd if need be. "-" reads '
+        'from standard input; an http:// or https:// address is read '
+        'without being saved first',
+    )
+    parser.add_argument(
+        '--system',
+        metavar='<name>',
+        help='Which guest to take of a package that holds several (name '
+        'or OVF id)',
+    )
+    parser.add_argument(
+        '--no-verify-manifest',
+        action='store_true',
+        help="Do not compare the disks with the digests in the package's "
+        'manifest',
     )
     parser.add_argument(
         '--disk-bus',
@@ -241,6 +257,17 @@ def add_repair(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_disk_format(parser: argparse.ArgumentParser) -> None:
+    """The option of the commands that make images."""
+    parser.add_argument(
+        '--disk-format',
+        choices=['raw', 'qcow2'],
+        default='raw',
+        help='Format of the images (default: raw, which every store '
+        'takes; qcow2 is smaller to send)',
+    )
+
+
 def settings(
     parsed_args: argparse.Namespace,
     *,
@@ -256,8 +283,11 @@ def settings(
     conf = opts.load()
     defaults = conf[opts.GROUP]
     return context.Settings(
-        package=parsed_args.package,
+        packages=tuple(parsed_args.packages),
         conf=conf,
+        system=parsed_args.system,
+        verify_manifest=not parsed_args.no_verify_manifest,
+        disk_format=getattr(parsed_args, 'disk_format', 'raw'),
         disk_bus=parsed_args.disk_bus or defaults.disk_bus,
         initramfs=getattr(parsed_args, 'initramfs', None)
         or defaults.initramfs,

@@ -24,10 +24,10 @@ from xenimport.osc import base
 
 
 class ConvertXen(base.Exits, command.ShowOne):
-    """Convert a guest exported from Xen to RAW disks that boot on KVM.
+    """Convert a guest exported from Xen to disks that boot on KVM.
 
-    The same work as import-xen without a cloud: writes disk0.raw,
-    disk1.raw, ... in boot order and report.json into a directory, and
+    The same work as import-xen without a cloud: writes disk0.raw (or
+    .qcow2), disk1.raw, ... in boot order and report.json into a directory, and
     shows the commands that would upload the disks.
     """
 
@@ -37,6 +37,7 @@ class ConvertXen(base.Exits, command.ShowOne):
         parser = super().get_parser(prog_name)
         base.add_package(parser)
         base.add_repair(parser)
+        base.add_disk_format(parser)
         parser.add_argument(
             '--output',
             metavar='<directory>',

@@ -57,6 +57,7 @@ class ImportXen(base.Exits, command.Lister):
         parser = super().get_parser(prog_name)
         base.add_package(parser)
         base.add_repair(parser)
+        base.add_disk_format(parser)
         parser.add_argument(
             '--dry-run',
             action='store_true',

@@ -27,33 +27,17 @@ from collections.abc import Iterator
 import dataclasses
 import os
 import stat
+import typing
 
 from xenimport import exceptions
+from xenimport.source import tarheader
+from xenimport import stream as stream_room
 
-BLOCK = 512
+BLOCK = tarheader.BLOCK
 #: More members than any package has; bounds time and memory.
 MAX_MEMBERS = 10_000
 #: Bytes of one extended header (a PAX record set or a GNU long name).
 MAX_EXTENDED = 256 * 1024
-
-_REGULAR = frozenset((b'0', b'\0', b'7'))
-_DIRECTORY = b'5'
-_PAX = frozenset((b'x', b'X'))
-_PAX_GLOBAL = b'g'
-_GNU_NAME = b'L'
-_GNU_LINK_NAME = b'K'
-_GNU_SPARSE = b'S'
-_KINDS = {
-    b'1': 'hard link',
-    b'2': 'symbolic link',
-    b'3': 'character device',
-    b'4': 'block device',
-    b'6': 'named pipe',
-    b'S': 'sparse file',
-    b'M': 'continuation of another volume',
-    b'V': 'volume label',
-    b'D': 'incremental directory',
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,24 +53,16 @@ class Member:
     size: int
 
 
-@dataclasses.dataclass
-class _Header:
-    """One 512-byte header block, decoded."""
-
-    name: bytes
-    size: int
-    kind: bytes
-    offset: int
-
-
 def is_tar(path: str) -> bool:
     """Whether the file starts with a tar header whose checksum is right.
 
     :raises xenimport.exceptions.PackageError: if it cannot be read
     """
+    if os.path.isdir(path):
+        return False
     with _opened(path) as descriptor:
         block = os.pread(descriptor.number, BLOCK, 0)
-        return _looks_like_header(block)
+        return tarheader.is_header(block)
 
 
 def first_name(path: str) -> str | None:
@@ -94,31 +70,92 @@ def first_name(path: str) -> str | None:
 
     :raises xenimport.exceptions.PackageError: as :func:`index` does
     """
-    with _opened(path) as descriptor:
-        reader = _Reader(path, descriptor.number, descriptor.size)
-        member = next(reader.members(), None)
+    member = next(walk(path), None)
     return member.name if member and member.offset == BLOCK else None
+
+
+def walk(path: str, limit: int = MAX_MEMBERS) -> Iterator[Member]:
+    """Yield the archive's regular files, in the archive's order.
+
+    :param limit: the most headers that it may have
+    :raises xenimport.exceptions.PackageError: if it is not a tar, is cut
+        short, or holds what no package may hold
+    """
+    with _opened(path) as descriptor:
+        yield from _Reader(path, descriptor, limit).members()
+
+
+def arriving(
+    stream: stream_room.Stream, limit: int = MAX_MEMBERS
+) -> Iterator[tuple[Member, stream_room.Stream]]:
+    """Yield the regular files of an archive that comes in a stream.
+
+    What was not read of a member is skipped when the next is asked for.
+
+    :raises xenimport.exceptions.PackageError: as :func:`walk` does
+    """
+    for member in _Reader(stream.where, _Forward(stream), limit).members():
+        yield (
+            member,
+            stream_room.Limited(
+                stream, member.size, f'{stream.where}: {member.name}'
+            ),
+        )
+
+
+def starts_tar(stream: stream_room.Stream) -> bool:
+    """Whether a stream starts with a tar header whose checksum is right."""
+    return tarheader.is_header(stream.peek(BLOCK))
 
 
 def index(path: str) -> dict[str, Member]:
     """The archive's regular files by name, in the archive's order.
 
-    :raises xenimport.exceptions.PackageError: if it is not a tar, is cut
-        short, or holds what no package may hold
+    :raises xenimport.exceptions.PackageError: as :func:`walk` does, and
+        if two have the same name
     """
-    with _opened(path) as descriptor:
-        reader = _Reader(path, descriptor.number, descriptor.size)
-        members: dict[str, Member] = {}
-        for member in reader.members():
-            if member.name in members:
-                raise exceptions.PackageError(
-                    'package.duplicate-member',
-                    'Two members of the package have the same name',
-                    where=f'{path}: {member.name!r}',
-                    fix='export the guest again',
-                )
-            members[member.name] = member
+    members: dict[str, Member] = {}
+    for member in walk(path):
+        if member.name in members:
+            raise duplicate(path, member.name)
+        members[member.name] = member
     return members
+
+
+def duplicate(where: str, name: str) -> exceptions.PackageError:
+    """The error of two members with the same name."""
+    return exceptions.PackageError(
+        'package.duplicate-member',
+        'Two members of the package have the same name',
+        where=f'{where}: {name!r}',
+        fix='export the guest again',
+    )
+
+
+class _Input(typing.Protocol):
+    """Where headers are read; ``size`` in bytes, None if not known."""
+
+    size: int | None
+
+    def pread(self, length: int, offset: int) -> bytes: ...
+
+
+class _Forward:
+    """A stream, as far as a walk from header to header needs it."""
+
+    size: int | None = None
+
+    def __init__(self, stream: stream_room.Stream) -> None:
+        self._stream = stream
+
+    def pread(self, length: int, offset: int) -> bytes:
+        missing = offset - self._stream.position
+        if missing:
+            skipped = self._stream.skip(missing)
+            # Padding after the last member's data may be left out.
+            if missing - skipped >= BLOCK:
+                raise self._stream.truncated(offset, self._stream.position)
+        return self._stream.read(length)
 
 
 class _Descriptor:
@@ -126,7 +163,10 @@ class _Descriptor:
 
     def __init__(self, number: int, size: int) -> None:
         self.number = number
-        self.size = size
+        self.size: int | None = size
+
+    def pread(self, length: int, offset: int) -> bytes:
+        return os.pread(self.number, length, offset)
 
     def __enter__(self) -> _Descriptor:
         return self
@@ -160,45 +200,13 @@ def _opened(path: str) -> _Descriptor:
     return _Descriptor(number, status.st_size)
 
 
-def _looks_like_header(block: bytes) -> bool:
-    if len(block) < BLOCK or not block.strip(b'\0'):
-        return False
-    try:
-        stated = _number(block[148:156])
-    except ValueError:
-        return False
-    # The checksum field counts as eight spaces. Old writers summed
-    # signed bytes.
-    fields = block[:148] + b' ' * 8 + block[156:]
-    unsigned = sum(fields)
-    signed = unsigned - 256 * sum(1 for byte in fields if byte > 127)
-    return stated in (unsigned, signed)
-
-
-def _number(field: bytes) -> int:
-    """A header's number: octal digits, or GNU's base-256.
-
-    :raises ValueError: if it is neither, or negative
-    """
-    if field[0] & 0x80:
-        if field[0] & 0x40:
-            raise ValueError('negative')
-        return int.from_bytes(bytes((field[0] & 0x3F,)) + field[1:], 'big')
-    digits = field.replace(b'\0', b' ').strip()
-    if not digits:
-        return 0
-    if digits.strip(b'01234567'):
-        raise ValueError('not octal')
-    return int(digits, 8)
-
-
 class _Reader:
     """Walks the headers of one archive."""
 
-    def __init__(self, path: str, descriptor: int, size: int) -> None:
+    def __init__(self, path: str, source: _Input, limit: int) -> None:
         self._path = path
-        self._descriptor = descriptor
-        self._size = size
+        self._input = source
+        self._limit = limit
 
     def members(self) -> Iterator[Member]:
         """Yield every regular file."""
@@ -207,21 +215,24 @@ class _Reader:
         offset = 0
         while header := self._header(offset):
             count += 1
-            if count > MAX_MEMBERS:
+            if count > self._limit:
                 raise self._error(
                     'package.too-many-members',
                     'The package has too many members',
                     offset,
-                    expected=f'at most {MAX_MEMBERS}',
+                    expected=f'at most {self._limit}',
                     fix='give the exported guest alone',
                 )
             data = offset + BLOCK
             size = header.size
-            if header.kind in _REGULAR or header.kind == _DIRECTORY:
+            if (
+                header.kind in tarheader.REGULAR
+                or header.kind == tarheader.DIRECTORY
+            ):
                 name, size = self._resolve(header, pending)
                 pending = {}
                 # A directory's size is not the length of any data.
-                if header.kind == _DIRECTORY or name.endswith('/'):
+                if header.kind == tarheader.DIRECTORY or name.endswith('/'):
                     size = 0
                 else:
                     self._check_fits(name, data, size)
@@ -230,16 +241,16 @@ class _Reader:
                 self._extended(header, pending)
             offset = data + -(-size // BLOCK) * BLOCK
 
-    def _header(self, offset: int) -> _Header | None:
+    def _header(self, offset: int) -> tarheader.Header | None:
         """The header at ``offset``, None at the end of the archive."""
-        block = os.pread(self._descriptor, BLOCK, offset)
+        block = self._input.pread(BLOCK, offset)
         # Some writers leave out the two zero blocks that end a tar.
         if offset and (not block or block == bytes(BLOCK)):
             return None
-        if not _looks_like_header(block):
+        if not tarheader.is_header(block):
             raise self._bad_header(block, offset)
         try:
-            size = _number(block[124:136])
+            size = tarheader.number(block[124:136])
         except ValueError as error:
             raise self._bad_header(block, offset) from error
         name = block[:100].split(b'\0', 1)[0]
@@ -247,7 +258,7 @@ class _Reader:
             prefix = block[345:500].split(b'\0', 1)[0]
             if prefix:
                 name = prefix + b'/' + name
-        return _Header(name, size, block[156:157], offset)
+        return tarheader.Header(name, size, block[156:157], offset)
 
     def _bad_header(
         self, block: bytes, offset: int
@@ -258,7 +269,7 @@ class _Reader:
                 'The package is not a tar archive',
                 where=self._path,
                 expected='a tar header at offset 0, as every .ova has',
-                found=describe(block),
+                found=tarheader.describe(block),
                 fix='give the .ova file as it was exported; a bare disk '
                 'must be named .vhd or .raw',
             )
@@ -274,33 +285,35 @@ class _Reader:
             'A tar header in the package is damaged',
             offset,
             expected='a tar header with a right checksum',
-            found=describe(block),
+            found=tarheader.describe(block),
             fix='copy the package again, or export it again',
         )
 
-    def _extended(self, header: _Header, pending: dict[str, str]) -> None:
+    def _extended(
+        self, header: tarheader.Header, pending: dict[str, str]
+    ) -> None:
         """Take in a header that describes the members after it.
 
         :raises xenimport.exceptions.PackageError: for any other kind
         """
-        if header.kind in _PAX:
+        if header.kind in tarheader.PAX:
             pending.update(self._pax_records(header))
-        elif header.kind == _PAX_GLOBAL:
+        elif header.kind == tarheader.PAX_GLOBAL:
             records = self._pax_records(header)
             if 'path' in records or 'size' in records:
                 raise self._unsafe(
                     header, 'a global header that names a path or size'
                 )
-        elif header.kind == _GNU_NAME:
+        elif header.kind == tarheader.GNU_NAME:
             data = self._extended_data(header)
             pending['path'] = self._text(header, data.split(b'\0', 1)[0])
-        elif header.kind == _GNU_LINK_NAME:
+        elif header.kind == tarheader.GNU_LINK_NAME:
             raise self._unsafe(header, 'link')
         else:
-            kind = _KINDS.get(header.kind, f'kind {header.kind!r}')
+            kind = tarheader.KINDS.get(header.kind, f'kind {header.kind!r}')
             raise self._unsafe(header, kind)
 
-    def _extended_data(self, header: _Header) -> bytes:
+    def _extended_data(self, header: tarheader.Header) -> bytes:
         if header.size > MAX_EXTENDED:
             raise self._error(
                 'package.damaged',
@@ -311,9 +324,9 @@ class _Reader:
                 fix='export the guest again',
             )
         self._check_fits('(header)', header.offset + BLOCK, header.size)
-        return os.pread(self._descriptor, header.size, header.offset + BLOCK)
+        return self._input.pread(header.size, header.offset + BLOCK)
 
-    def _pax_records(self, header: _Header) -> dict[str, str]:
+    def _pax_records(self, header: tarheader.Header) -> dict[str, str]:
         """The records ``LENGTH KEY=VALUE`` of a PAX header."""
         data = self._extended_data(header)
         records: dict[str, str] = {}
@@ -337,7 +350,7 @@ class _Reader:
             position = end
         return records
 
-    def _bad_pax(self, header: _Header) -> exceptions.PackageError:
+    def _bad_pax(self, header: tarheader.Header) -> exceptions.PackageError:
         return self._error(
             'package.damaged',
             'A PAX header in the package is damaged',
@@ -347,11 +360,11 @@ class _Reader:
         )
 
     def _resolve(
-        self, header: _Header, pending: dict[str, str]
+        self, header: tarheader.Header, pending: dict[str, str]
     ) -> tuple[str, int]:
         """The member's name and size after its extended headers."""
         if any(key.startswith('GNU.sparse') for key in pending):
-            raise self._unsafe(header, _KINDS[_GNU_SPARSE])
+            raise self._unsafe(header, tarheader.KINDS[tarheader.GNU_SPARSE])
         name = pending.get('path')
         if name is None:
             name = self._text(header, header.name)
@@ -364,7 +377,7 @@ class _Reader:
             size = int(digits)
         return self._safe_name(header, name), size
 
-    def _safe_name(self, header: _Header, name: str) -> str:
+    def _safe_name(self, header: tarheader.Header, name: str) -> str:
         """The name without a leading ``./``.
 
         :raises xenimport.exceptions.PackageError: if it leads outside
@@ -382,7 +395,7 @@ class _Reader:
         tail = '/' if name.endswith('/') else ''
         return '/'.join(p for p in parts if p not in ('', '.')) + tail
 
-    def _text(self, header: _Header, data: bytes) -> str:
+    def _text(self, header: tarheader.Header, data: bytes) -> str:
         try:
             return data.decode('utf-8')
         except UnicodeDecodeError as error:
@@ -395,17 +408,20 @@ class _Reader:
             ) from error
 
     def _check_fits(self, name: str, offset: int, size: int) -> None:
-        if size > self._size - offset:
+        total = self._input.size
+        if total is not None and size > total - offset:
             raise exceptions.PackageError(
                 'package.truncated',
                 'The package ends before its contents do',
                 where=f'{self._path}: {name}',
                 expected=f'{size} bytes from offset {offset}',
-                found=f'{max(0, self._size - offset)} bytes',
+                found=f'{max(0, total - offset)} bytes',
                 fix='copy the package again, or export it again',
             )
 
-    def _unsafe(self, header: _Header, kind: str) -> exceptions.PackageError:
+    def _unsafe(
+        self, header: tarheader.Header, kind: str
+    ) -> exceptions.PackageError:
         return self._error(
             'package.unsafe-member',
             f'The package holds a {kind}',
@@ -433,24 +449,3 @@ class _Reader:
             found=found,
             fix=fix,
         )
-
-
-_SIGNATURES = (
-    (b'\x1f\x8b', 'a gzip stream'),
-    (b'\x28\xb5\x2f\xfd', 'a zstd stream'),
-    (b'PK\x03\x04', 'a zip archive'),
-    (b'conectix', 'a VHD'),
-    (b'QFI\xfb', 'a qcow2 image'),
-    (b'KDMV', 'a VMDK'),
-    (b'<', 'XML or HTML text'),
-)
-
-
-def describe(block: bytes) -> str:
-    """What the first bytes of a file look like, for an error."""
-    if not block:
-        return 'nothing: the file is empty'
-    for signature, name in _SIGNATURES:
-        if block.startswith(signature):
-            return name
-    return f'bytes {block[:16].hex(" ")}'

@@ -15,18 +15,55 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Iterator
 from collections.abc import Sequence
+import typing
 
 from xenimport import driver
 from xenimport import model
+
+#: Most bytes that a content hands over at a time; large enough that the
+#: interpreter's own cost vanishes, small enough for the CPU's cache.
+CHUNK = 1 << 20
+#: How many chunks may be in use at the same time.
+DEPTH = 4
+
+
+class Content(typing.Protocol):
+    """The bytes of one image, as a target takes them."""
+
+    @property
+    def size(self) -> int:
+        """Bytes in all."""
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether :meth:`chunks` can be called again."""
+
+    @property
+    def path(self) -> str | None:
+        """A finished file with just these bytes, None if there is none."""
+
+    def chunks(self) -> Iterator[memoryview]:
+        """Yield all bytes in order, at most :data:`CHUNK` each.
+
+        Each stays valid until :data:`DEPTH` more were asked for.
+
+        :raises xenimport.exceptions.XenImportError: if the source fails:
+            then nothing may become of the image
+        """
 
 
 class Target(driver.Driver, abc.ABC):
     """A place where images go. One object serves one run.
 
+    Several threads may publish at the same time, each its own disk.
+
+    :cvar streams: whether a content need not be a finished file
     :ivar findings: what was odd about the images, none of it fatal
     """
 
+    streams: typing.ClassVar[bool] = False
     findings: Sequence[model.Finding] = ()
 
     @abc.abstractmethod
@@ -49,14 +86,21 @@ class Target(driver.Driver, abc.ABC):
     def publish(
         self,
         disk: int,
-        path: str,
+        content: Content,
         request: model.ImageRequest,
         progress: model.Progress = model.no_progress,
+        *,
+        raw: Content | None = None,
     ) -> model.Image:
-        """Put the finished RAW file at ``path`` there as an image.
+        """Put the content there as an image.
 
         :param disk: the disk's index in boot order
+        :param content: in the disk format that the request names
+        :param raw: the RAW disk that the content was made of, where it
+            is another one and can be read again: some clouds convert
         :raises xenimport.exceptions.TargetError: after its own retries
+        :raises xenimport.exceptions.XenImportError: what the content
+            raised; no image stands then, or it is one to discard
         """
 
     @abc.abstractmethod

@@ -10,7 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""A target that is a directory: ``disk0.raw``, ``disk1.raw``, ..."""
+"""A target that is a directory: ``disk0.raw``, ``disk1.qcow2``, ..."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from oslo_config import cfg
 from xenimport import exceptions
 from xenimport import model
 from xenimport.target import base
-from xenimport.target import content
+from xenimport.target import content as contents
 
 #: Bytes copied by one call into the kernel.
 _COPY = 64 << 20
@@ -39,7 +39,7 @@ _NOT_IN_KERNEL = (
 
 
 class DirectoryTarget(base.Target):
-    """Moves each disk to ``<directory>/disk<N>.raw``.
+    """Moves each disk to ``<directory>/disk<N>.<disk format>``.
 
     On the same file system that is a rename; else the data is copied and
     the holes stay holes. Nothing that stands there is overwritten.
@@ -61,7 +61,7 @@ class DirectoryTarget(base.Target):
             'by default there is none.',
         ),
     )
-    handles = 'a directory: sparse RAW files, moved or copied'
+    handles = 'a directory: sparse files, moved or copied'
 
     def __init__(
         self,
@@ -78,9 +78,9 @@ class DirectoryTarget(base.Target):
         # the place of ours is not ours to remove.
         self._made: dict[str, tuple[int, int]] = {}
 
-    def file_of(self, disk: int) -> str:
+    def file_of(self, disk: int, request: model.ImageRequest) -> str:
         """Where a disk's file goes."""
-        return os.path.join(self._path, f'disk{disk}.raw')
+        return os.path.join(self._path, f'disk{disk}.{request.disk_format}')
 
     def validate(self, requests: Sequence[model.ImageRequest]) -> None:
         """Make the directory and see that no file is in the way."""
@@ -94,9 +94,10 @@ class DirectoryTarget(base.Target):
             raise self._unwritable(
                 PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             )
-        for disk in range(len(requests)):
-            if os.path.lexists(self.file_of(disk)):
-                raise self._exists(self.file_of(disk))
+        for disk, request in enumerate(requests):
+            place = self.file_of(disk, request)
+            if os.path.lexists(place):
+                raise self._exists(place)
 
     def make_sure_of_room(self, data: int, work_dir: str) -> None:
         """A rename takes no room, a copy takes the data's."""
@@ -118,13 +119,18 @@ class DirectoryTarget(base.Target):
     def publish(
         self,
         disk: int,
-        path: str,
+        content: base.Content,
         request: model.ImageRequest,
         progress: model.Progress = model.no_progress,
+        *,
+        raw: base.Content | None = None,
     ) -> model.Image:
         """Move the file there; its ``id`` is the path it has then."""
-        place = self.file_of(disk)
-        size = os.stat(path).st_size
+        path = content.path
+        if path is None:
+            raise RuntimeError('a content that is no file')
+        place = self.file_of(disk, request)
+        size = content.size
         try:
             self._claim(place)
             if not (self._move and self._rename(path, place)):
@@ -136,7 +142,9 @@ class DirectoryTarget(base.Target):
         except OSError as error:
             raise self._unwritable(error) from error
         algorithm = self.options['hash_algorithm']
-        value = content.digest(place, algorithm) if algorithm else ''
+        value = ''
+        if algorithm:
+            value = contents.digest(contents.FileContent(place), algorithm)
         progress(size, size)
         return model.Image(
             disk=disk,
@@ -148,6 +156,7 @@ class DirectoryTarget(base.Target):
             hash_algorithm=algorithm,
             hash_value=value,
             properties=dict(request.properties),
+            disk_format=request.disk_format,
         )
 
     def discard(self) -> None:
@@ -230,7 +239,7 @@ def _copy(path: str, place: str, size: int, progress: model.Progress) -> None:
     """Copy the data into the empty file at ``place``, holes kept."""
     with open(path, 'rb') as source, open(place, 'r+b') as sink:
         os.truncate(sink.fileno(), size)
-        for start, length in content.data_ranges(source.fileno(), size):
+        for start, length in contents.data_ranges(source.fileno(), size):
             done = start
             while done < start + length:
                 done += _copy_range(
@@ -251,7 +260,7 @@ def _copy_range(source: int, sink: int, offset: int, length: int) -> int:
         # Not every pair of file systems can do it in the kernel.
         if error.errno not in _NOT_IN_KERNEL:
             raise
-        data = os.pread(source, min(content.CHUNK, length), offset)
+        data = os.pread(source, min(base.CHUNK, length), offset)
         moved = os.pwrite(sink, data, offset) if data else 0
     if not moved:
         raise OSError(errno.EIO, 'the file ends before its size')

@@ -46,13 +46,15 @@ def reason(response: requests.Response) -> str:
     if 'html' in response.headers.get('content-type', '').lower():
         text = re.sub(r'(?s)<head\b.*?</head>', ' ', text)
         text = html.unescape(re.sub(r'<[^<>]*>', ' ', text))
-    text = ' '.join(text.split())
-    text = ''.join(c if c.isprintable() else '?' for c in text)
     status = f'{response.status_code} {response.reason or ""}'.strip()
-    text = text.removeprefix(status).strip()
-    if len(text) > _REASON:
-        text = text[:_REASON] + '…'
-    return f'HTTP {status}: {text}' if text else f'HTTP {status}'
+    text = ' '.join(text.split()).removeprefix(status).strip()
+    return f'HTTP {status}: {clean(text)}' if text else f'HTTP {status}'
+
+
+def clean(text: str) -> str:
+    """The service's words, cut to one printable line."""
+    text = ''.join(c if c.isprintable() else '?' for c in text)
+    return text[:_REASON] + '…' if len(text) > _REASON else text
 
 
 def raise_for(response: requests.Response, doing: str) -> None:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import dataclasses
 import typing
 
@@ -23,6 +24,7 @@ from xenimport.converter import base as converter_base
 from xenimport import exceptions
 from xenimport import model
 from xenimport import opts
+from xenimport import stream as stream_room
 from xenimport.target import base as target_base
 
 
@@ -46,6 +48,10 @@ class Observer:
 class Settings:
     """What a command was asked.
 
+    :ivar packages: one package, or several bare disks in boot order
+    :ivar system: the virtual system to take, where there are several
+    :ivar verify_manifest: whether the digests in a manifest count
+    :ivar disk_format: of the images made, ``raw`` or ``qcow2``
     :ivar accept: ids of findings that shall not stop the run
     :ivar work_dir: where the work directory is made, None for default
     :ivar image: the name, properties, ... that the user gave
@@ -53,8 +59,11 @@ class Settings:
     :ivar min_ram: MiB that the user gave, None if not
     """
 
-    package: str
+    packages: tuple[str, ...]
     conf: cfg.ConfigOpts
+    system: str | None = None
+    verify_manifest: bool = True
+    disk_format: str = 'raw'
     disk_bus: str = 'auto'
     initramfs: str = 'append'
     repair: bool = True
@@ -72,23 +81,54 @@ class Settings:
 
 @dataclasses.dataclass
 class OpenDisk:
-    """A disk of the package with its disk image.
+    """A disk of the package, and what is known of its bytes.
 
-    :ivar format: the converter's name
-    :ivar workfile: its path, empty until the disk has been copied
+    :ivar format: the converter's name, empty until it is known
+    :ivar image: None for a disk that is read once, forward
+    :ivar size: virtual size in bytes, None until it is known
+    :ivar creator: what wrote the disk image, if that is known
+    :ivar workfile: its path, empty while there is none
     """
 
     disk: model.Disk
-    format: str
-    converter: converter_base.Converter
-    image: converter_base.DiskImage
+    format: str = ''
+    converter: converter_base.Converter | None = None
+    image: converter_base.DiskImage | None = None
+    size: int | None = None
+    creator: str | None = None
     workfile: str = ''
+
+    def take(
+        self,
+        name: str,
+        image: converter_base.DiskImage | converter_base.ForwardImage,
+    ) -> None:
+        """Note what an opened image tells.
+
+        :param name: of its converter
+        """
+        self.format = name
+        self.size = image.virtual_size
+        self.creator = image.creator
+
+    @property
+    def virtual_size(self) -> int:
+        """Bytes, once they are known."""
+        if self.size is None:
+            raise RuntimeError('the disk has not been read yet')
+        return self.size
+
+
+def _never() -> None:
+    """Nobody interrupts."""
 
 
 class Run:
     """All that the steps of one run share.
 
     :ivar leftovers: what could not be undone after a failure
+    :ivar check_interrupted: raises KeyboardInterrupt if a signal came
+        that was lost on its way
     """
 
     def __init__(
@@ -101,6 +141,7 @@ class Run:
         self.observer = observer or Observer()
         self.target = target
         self.virtual_system: model.VirtualSystem | None = None
+        self.stream: stream_room.Stream | None = None
         self.disks: list[OpenDisk] = []
         self.work_dir: str | None = None
         self.operating_system: model.OperatingSystem | None = None
@@ -116,6 +157,7 @@ class Run:
         self.images: list[model.Image] = []
         self.recipe: tuple[str, ...] = ()
         self.leftovers: list[exceptions.XenImportError] = []
+        self.check_interrupted: Callable[[], None] = _never
 
     @property
     def system(self) -> model.VirtualSystem:
@@ -132,6 +174,9 @@ class Run:
         return self.work_dir
 
     def close(self) -> None:
-        """Release the disk images."""
+        """Release the disk images and the package's stream."""
         for disk in self.disks:
-            disk.image.close()
+            if disk.image is not None:
+                disk.image.close()
+        if self.stream is not None:
+            self.stream.close()

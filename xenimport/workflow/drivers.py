@@ -27,6 +27,7 @@ from xenimport import exceptions
 from xenimport import model
 from xenimport import opts
 from xenimport.source import base as source_base
+from xenimport import stream as stream_room
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,20 +146,47 @@ def describe(conf: cfg.ConfigOpts) -> list[Description]:
 
 
 def open_package(
-    sources: dict[str, source_base.Source], path: str
+    sources: dict[str, source_base.Source],
+    paths: Sequence[str],
+    request: source_base.Request = source_base.DEFAULT,
 ) -> model.VirtualSystem:
     """Read the package with the first source that knows its content.
 
-    :raises xenimport.exceptions.PackageError: if none does
+    :param paths: one package, or several bare disks
+    :raises xenimport.exceptions.PackageError: if no source knows it
     """
     for source in sources.values():
-        if source.probe(path):
-            return source.open(path)
+        if not source.probe(paths[0]):
+            continue
+        if len(paths) > 1:
+            return source.open_several(paths, request)
+        return source.open(paths[0], request)
+    raise _unknown(sources, paths[0])
+
+
+def open_stream(
+    sources: dict[str, source_base.Source],
+    stream: stream_room.Stream,
+    request: source_base.Request = source_base.DEFAULT,
+) -> model.VirtualSystem:
+    """The same for a package that is read once, forward.
+
+    :raises xenimport.exceptions.PackageError: if no source knows it
+    """
+    for source in sources.values():
+        if source.probe_stream(stream):
+            return source.open_stream(stream, request)
+    raise _unknown(sources, stream.where)
+
+
+def _unknown(
+    sources: dict[str, source_base.Source], where: str
+) -> exceptions.PackageError:
     handled = '; '.join(source.handles for source in sources.values())
-    raise exceptions.PackageError(
+    return exceptions.PackageError(
         'package.unknown',
         'The package is of no kind that is known here',
-        where=path,
+        where=where,
         expected=handled,
         found='none of these, judged by its content',
         fix='check that the file is whole and of one of these kinds',
@@ -169,13 +197,21 @@ def choose_converter(
     converters: dict[str, converter_base.Converter],
     package: model.Package,
     disk: model.Disk,
+    stream: stream_room.Stream | None = None,
 ) -> tuple[str, converter_base.Converter]:
     """The first converter that knows the disk's bytes, and its name.
 
+    :param stream: the bytes, where they come once, forward
     :raises xenimport.exceptions.DiskImageError: if none does
     """
     for name, converter in converters.items():
-        if converter.probe(package, disk):
+        if disk.format is not None:
+            known = name == disk.format
+        elif stream is not None:
+            known = converter.probe_stream(disk, stream)
+        else:
+            known = converter.probe(package, disk)
+        if known:
             return name, converter
     handled = '; '.join(item.handles for item in converters.values())
     raise exceptions.DiskImageError(

@@ -72,8 +72,10 @@ class _Task(task.Task):
         self._run.observer.step(self._step.name)
         LOG.info('%s: started', self._step.name)
         moved = None
-        with contextlib.suppress(KeyboardInterrupt), self._gate.open():
-            moved = self._step.do(self._run)
+        with contextlib.suppress(KeyboardInterrupt):
+            with self._gate.open():
+                done = self._step.do(self._run)
+            moved = done
         if moved is None:
             # Raised out here: TaskFlow's record of a failure takes no
             # KeyboardInterrupt, not even as another error's cause.
@@ -104,6 +106,7 @@ def execute(steps: Sequence[Step], run: context.Run) -> None:
     :raises xenimport.exceptions.XenImportError: as the step raised it
     """
     gate = interrupts.Gate()
+    run.check_interrupted = gate.check
     flow = linear_flow.Flow('import-xen')
     flow.add(*(_Task(step, run, gate) for step in steps))
     with gate.installed():

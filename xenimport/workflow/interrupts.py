@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import contextlib
+import functools
 import signal
+import sys
 import threading
 import types
 import typing
@@ -41,10 +43,10 @@ class Gate:
         if self._undoing:
             # What has been made is being removed already.
             return
+        self._pending = True
         if self._open:
             self._open = False
             raise KeyboardInterrupt
-        self._pending = True
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[Gate]:
@@ -58,9 +60,12 @@ class Gate:
             # nohup has the hang-up ignored, and means it.
             if signal.getsignal(number) is not signal.SIG_IGN
         }
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unraisable, hook)
         try:
             yield self
         finally:
+            sys.unraisablehook = hook
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -72,13 +77,31 @@ class Gate:
         """
         self._open = True
         try:
-            if self._pending:
-                self._pending = False
-                raise KeyboardInterrupt
+            self.check()
             yield
+            # Python ignores what a handler raises inside of a finalizer
+            # or a fork's hooks; so it is asked once more.
+            self.check()
         finally:
             self._open = False
+
+    def check(self) -> None:
+        """Raise what came and was lost; long loops call it.
+
+        :raises KeyboardInterrupt: when a signal has come
+        """
+        if self._pending and not self._undoing:
+            self._open = False
+            raise KeyboardInterrupt
 
     def undoing(self) -> None:
         """From now on signals change nothing: the end is near anyway."""
         self._undoing = True
+
+
+def _unraisable(
+    hook: typing.Callable[[typing.Any], typing.Any], what: typing.Any
+) -> None:
+    """Say nothing of an interrupt that is raised again anyway."""
+    if what.exc_type is not KeyboardInterrupt:
+        hook(what)

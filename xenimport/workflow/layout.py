@@ -21,16 +21,15 @@ from xenimport import model
 BARE_FILE_SYSTEM = 'disk.bare-file-system'
 
 
-def bare_file_system(
-    image: converter_base.DiskImage, disk: model.Disk
-) -> model.Finding | None:
+def bare_file_system(sector: bytes, disk: model.Disk) -> model.Finding | None:
     """Whether an NTFS stands on the disk without a partition table.
+
+    :param sector: the first of the disk
 
     Its boot sector ends in 55AA as an MBR does, so Glance takes the disk
     for an MBR without partitions and refuses it (measured: HTTP 415). A
     whole-disk ext4 or FAT is taken as it is.
     """
-    sector = image.pread(0, 512)
     if len(sector) < 512 or sector[510:512] != b'\x55\xaa':
         return None
     if sector[3:11] != b'NTFS    ':
@@ -54,11 +53,12 @@ def wrapped(image: converter_base.DiskImage) -> converter_base.DiskImage:
     return wrap.WrappedImage(image, 0x07)
 
 
-def capacity_differs(
-    image: converter_base.DiskImage, disk: model.Disk
-) -> model.Finding | None:
-    """Whether the package states another size than the disk image."""
-    if disk.capacity is None or disk.capacity == image.virtual_size:
+def capacity_differs(size: int, disk: model.Disk) -> model.Finding | None:
+    """Whether the package states another size than the disk image.
+
+    :param size: the disk image's, bytes
+    """
+    if disk.capacity is None or disk.capacity == size:
         return None
     return model.Finding(
         id='package.capacity-differs',
@@ -66,7 +66,7 @@ def capacity_differs(
         title='The package states another size than the disk has',
         evidence=f'disk {disk.index} ({disk.region.name}): the '
         f'description says {disk.capacity} bytes, the disk image '
-        f'{image.virtual_size}',
+        f'{size}',
         fix='nothing has to be done: the size of the disk image is used; '
         'if data is missing, export the guest again',
         subject=f'disk {disk.index}',

@@ -198,7 +198,7 @@ def complete(
         run.guest_facts,
     )
     asked = run.settings
-    disk = min_disk(opened.image.virtual_size)
+    disk = min_disk(opened.virtual_size)
     ram = 0 if index else min_ram(run.system.memory)
     return dataclasses.replace(
         request,

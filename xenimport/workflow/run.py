@@ -109,8 +109,10 @@ def import_package(
         steps.ValidateTarget(),
         steps.MakeWorkDirectory(),
         steps.CheckSpace(),
-        steps.Copy(),
     ]
+    run = context.Run(settings, observer, target)
+    if not steps.goes_straight(run):
+        list_of_steps.append(steps.Copy())
     if settings.repair:
         list_of_steps.append(steps.Treat())
     list_of_steps += [
@@ -118,7 +120,6 @@ def import_package(
         steps.Publish(),
         steps.RemoveWorkDirectory(),
     ]
-    run = context.Run(settings, observer, target)
     result = _execute(list_of_steps, run)
     if launch_recipe is None:
         return result
@@ -194,9 +195,9 @@ def _disk(opened: context.OpenDisk) -> dict[str, typing.Any]:
         'index': opened.disk.index,
         'name': opened.disk.name,
         'file': opened.disk.region.name,
-        'format': opened.format,
-        'creator': opened.image.creator,
-        'virtual_size': opened.image.virtual_size,
+        'format': opened.format or None,
+        'creator': opened.creator,
+        'virtual_size': opened.size,
         'capacity': opened.disk.capacity,
     }
 

@@ -24,7 +24,9 @@ import time
 
 from oslo_log import log as logging
 
+from xenimport.converter import base as converter_base
 from xenimport.converter import copy
+from xenimport.converter import digests
 from xenimport.converter import serve
 from xenimport import exceptions
 from xenimport.guest import accelerator
@@ -32,13 +34,15 @@ from xenimport.guest import guest as guest_room
 from xenimport.guest import session
 from xenimport import model
 from xenimport.remediation import base as remediation_base
-from xenimport.verify import disk as verify_disk
 from xenimport.workflow import context
 from xenimport.workflow import diagnosis
 from xenimport.workflow import drivers
 from xenimport.workflow import engine
+from xenimport.workflow import forward
 from xenimport.workflow import layout
+from xenimport.workflow import opening
 from xenimport.workflow import properties
+from xenimport.workflow import publication
 
 LOG = logging.getLogger(__name__)
 
@@ -60,10 +64,14 @@ def _timed(run: context.Run, name: str) -> Iterator[None]:
 
 
 def _progress(run: context.Run, before: int, total: int) -> model.Progress:
-    """One disk's progress as a part of that of all disks."""
+    """One disk's progress as a part of that of all disks.
 
-    def report(done: int, _size: int) -> None:
-        run.observer.progress(before + done, total)
+    :param total: bytes of all disks, 0 where that is not known
+    """
+
+    def report(done: int, size: int) -> None:
+        run.check_interrupted()
+        run.observer.progress(before + done, total or before + size)
 
     return report
 
@@ -74,27 +82,7 @@ class ReadPackage(engine.Step):
     name = 'read package'
 
     def do(self, run: context.Run) -> int:
-        settings = run.settings
-        sources = drivers.load(
-            settings.conf, 'source', settings.option('enabled_sources')
-        )
-        converters = drivers.load(
-            settings.conf, 'converter', settings.option('enabled_converters')
-        )
-        system = drivers.open_package(sources, settings.package)
-        run.virtual_system = system
-        findings = list(system.findings)
-        for disk in system.disks:
-            name, converter = drivers.choose_converter(
-                converters, system.package, disk
-            )
-            image = converter.open(system.package, disk)
-            run.disks.append(context.OpenDisk(disk, name, converter, image))
-            findings += image.findings
-            differs = layout.capacity_differs(image, disk)
-            bare = layout.bare_file_system(image, disk)
-            findings += [item for item in (differs, bare) if item]
-        run.findings = tuple(findings)
+        opening.read(run)
         return 0
 
     def undo(self, run: context.Run) -> None:
@@ -129,7 +117,9 @@ def _request(run: context.Run, index: int) -> model.ImageRequest:
     name = asked.name or run.system.name
     if index:
         name = f'{name}-disk{index}'
-    return dataclasses.replace(asked, name=name)
+    return dataclasses.replace(
+        asked, name=name, disk_format=run.settings.disk_format
+    )
 
 
 class MakeWorkDirectory(engine.Step):
@@ -162,12 +152,23 @@ class MakeWorkDirectory(engine.Step):
 
 
 class CheckSpace(engine.Step):
-    """Know before the copy whether the disks fit."""
+    """Know before the copy whether the disks fit.
+
+    Compared is the data of the disks, never their size. Of a disk that
+    comes in a stream it is not known before: a copy that does not fit
+    ends with an error of its own.
+    """
 
     name = 'check free space'
 
     def do(self, run: context.Run) -> int:
-        data = sum(copy.data_size(opened.image) for opened in run.disks)
+        if goes_straight(run):
+            return 0
+        data = sum(
+            copy.data_size(opened.image)
+            for opened in run.disks
+            if opened.image is not None
+        )
         if run.target is not None:
             run.target.make_sure_of_room(data, run.directory)
         needed = _MARGIN + data
@@ -185,33 +186,89 @@ class CheckSpace(engine.Step):
         return 0
 
 
+def goes_straight(run: context.Run) -> bool:
+    """Whether disks go into the target without a workfile."""
+    settings = run.settings
+    return (
+        not settings.repair
+        and not settings.keep_workfile
+        and settings.disk_format == 'raw'
+        and run.target is not None
+        and run.target.streams
+    )
+
+
 class Copy(engine.Step):
     """Write each disk into a sparse RAW workfile."""
 
     name = 'copy disks'
 
     def do(self, run: context.Run) -> int:
-        moved = 0
-        sizes = [copy.data_size(opened.image) for opened in run.disks]
-        for opened in run.disks:
-            if run.settings.repair and layout.bare_file_system(
-                opened.image, opened.disk
-            ):
-                opened.image = layout.wrapped(opened.image)
-            opened.workfile = os.path.join(
-                run.directory, f'disk{opened.disk.index}.raw'
-            )
-            before = sum(sizes[: opened.disk.index])
-            result = copy.copy(
-                opened.image,
-                opened.workfile,
-                threads=run.settings.option('copy_threads'),
-                progress=_progress(run, before, sum(sizes)),
-            )
-            moved += result.bytes_read
-        run.bytes_read = moved
+        run.bytes_read = _copy_all(run)
         run.remaining = run.findings
-        return moved
+        return run.bytes_read
+
+
+def _copy_all(run: context.Run) -> int:
+    """Copy the disks; bytes of data read."""
+    total = sum(
+        copy.data_size(opened.image)
+        for opened in run.disks
+        if opened.image is not None
+    )
+    moved = 0
+    for opened in run.disks:
+        if opened.image is not None:
+            moved += _copy(run, opened, _progress(run, moved, total))
+    return moved + _copy_streams(run)
+
+
+def _copy(
+    run: context.Run, opened: context.OpenDisk, progress: model.Progress
+) -> int:
+    """Copy one disk that can be read at any place; bytes of data."""
+    image = opened.image
+    if image is None:
+        raise RuntimeError('the disk is not open')
+    package = run.system.package
+    regions = image.regions if run.settings.verify_manifest else ()
+    if run.settings.repair and layout.bare_file_system(
+        image.pread(0, 512), opened.disk
+    ):
+        image = opened.image = layout.wrapped(image)
+        opened.size = image.virtual_size
+    opened.workfile = forward.workfile(run, opened.disk)
+    with digests.Verifier(package, regions) as verifier:
+        copied = copy.copy(
+            image,
+            opened.workfile,
+            threads=run.settings.option('copy_threads'),
+            progress=progress,
+        )
+        verifier.check()
+    return copied.bytes_read
+
+
+def _copy_streams(run: context.Run) -> int:
+    """Copy the disks that come once; bytes of data read."""
+    if all(opened.image is not None for opened in run.disks):
+        return 0
+    reader = forward.Reader(run, _progress(run, 0, 0))
+    for opened, name, stream in forward.disk_streams(run):
+        if opened is None:
+            reader.part(name, stream)
+            continue
+        try:
+            image = reader.open(opened, stream)
+        except converter_base.NotForward as reason:
+            reader.unpack(name, stream, str(reason))
+            continue
+        reader.to_workfile(opened, image)
+    moved = reader.moved
+    for opened in reader.open_unpacked():
+        moved += _copy(run, opened, _progress(run, moved, 0))
+    reader.remove_unpacked()
+    return moved
 
 
 @contextlib.contextmanager
@@ -287,25 +344,37 @@ class Rehearse(engine.Step):
         self._repair = repair
 
     def do(self, run: context.Run) -> int:
+        copied = 0
+        if any(opened.image is None for opened in run.disks):
+            # What comes once cannot be looked at in place.
+            with _timed(run, 'guest: copy what cannot be read in place'):
+                copied = _copy_streams(run)
         with contextlib.ExitStack() as stack:
-            servers = [
-                stack.enter_context(
-                    serve.served(
-                        run.system,
-                        opened.disk,
-                        opened.converter,
-                        run.directory,
-                    )
-                )
-                for opened in run.disks
-            ]
+            servers: list[serve.Server] = []
             drives = [
-                session.Drive(server.socket, 'nbd', snapshot=True)
-                for server in servers
+                _drive(run, opened, stack, servers) for opened in run.disks
             ]
             _treat(run, drives, repair=self._repair)
-        run.bytes_read = sum(server.bytes_read() for server in servers)
+        run.bytes_read = copied + sum(
+            server.bytes_read() for server in servers
+        )
         return run.bytes_read
+
+
+def _drive(
+    run: context.Run,
+    opened: context.OpenDisk,
+    stack: contextlib.ExitStack,
+    servers: list[serve.Server],
+) -> session.Drive:
+    """A throw-away overlay over a disk, in place where that can be."""
+    if opened.workfile or opened.converter is None:
+        return session.Drive(opened.workfile, snapshot=True)
+    server = stack.enter_context(
+        serve.served(run.system, opened.disk, opened.converter, run.directory)
+    )
+    servers.append(server)
+    return session.Drive(server.socket, 'nbd', snapshot=True)
 
 
 def _treat(
@@ -338,29 +407,20 @@ def _treat(
 
 
 class Verify(engine.Step):
-    """Look at the finished RAW as Glance and Nova will."""
+    """Look at the finished RAW as Glance and Nova will.
+
+    A disk that comes once and goes straight into the target is verified
+    while it passes.
+    """
 
     name = 'verify disks'
 
     def do(self, run: context.Run) -> int:
-        found: list[model.Finding] = []
         for opened in run.disks:
-            started = time.monotonic()
-            mine = verify_disk.verify(
-                opened.workfile, opened.image.virtual_size
-            )
-            run.checks.append(
-                model.CheckRun(
-                    'verify.disk',
-                    f'disk {opened.disk.index} as Glance and Nova see it',
-                    'verify',
-                    len(mine),
-                    time.monotonic() - started,
-                )
-            )
-            found += mine
-        run.remaining += tuple(found)
-        diagnosis.refuse_blockers(found, run.settings.accept, repairable=True)
+            if opened.workfile:
+                publication.verify_workfile(run, opened)
+            elif opened.image is not None:
+                publication.verify_image(run, opened, opened.image)
         return 0
 
 
@@ -370,26 +430,7 @@ class Publish(engine.Step):
     name = 'publish images'
 
     def do(self, run: context.Run) -> int:
-        if run.target is None:
-            raise RuntimeError('a run without a target')
-        run.requests = [
-            properties.complete(run, opened, request)
-            for opened, request in zip(run.disks, run.requests, strict=True)
-        ]
-        total = sum(opened.image.virtual_size for opened in run.disks)
-        done = 0
-        for opened, request in zip(run.disks, run.requests, strict=True):
-            run.images.append(
-                run.target.publish(
-                    opened.disk.index,
-                    opened.workfile,
-                    request,
-                    _progress(run, done, total),
-                )
-            )
-            done += opened.image.virtual_size
-        run.remaining += tuple(run.target.findings)
-        return done
+        return publication.publish(run)
 
 
 class RemoveWorkDirectory(engine.Step):

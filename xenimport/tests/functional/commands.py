@@ -76,6 +76,7 @@ class CommandTest(unittest.TestCase):
         self,
         *arguments: str | os.PathLike[str],
         environment: Mapping[str, str] | None = None,
+        stdin: int | typing.IO[bytes] = subprocess.DEVNULL,
     ) -> subprocess.Popen[str]:
         """Start ``openstack image ARGUMENTS`` in a session of its own."""
         if arguments[0] == 'import-xen' and arguments[1] != 'driver':
@@ -84,7 +85,7 @@ class CommandTest(unittest.TestCase):
         return subprocess.Popen(
             [openstack, 'image', *arguments],
             env=environment or self.environment(),
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -95,9 +96,10 @@ class CommandTest(unittest.TestCase):
         self,
         *arguments: str | os.PathLike[str],
         environment: Mapping[str, str] | None = None,
+        stdin: int | typing.IO[bytes] = subprocess.DEVNULL,
     ) -> Done:
         """Run ``openstack image ARGUMENTS`` to its end."""
-        process = self.start(*arguments, environment=environment)
+        process = self.start(*arguments, environment=environment, stdin=stdin)
         try:
             stdout, stderr = process.communicate(timeout=_LIMIT)
         except subprocess.TimeoutExpired:

@@ -119,11 +119,13 @@ class Service:
 
     :ivar directory: where its configuration, data and log are
     :ivar port: on the loopback interface
+    :ivar server: which one of service_wsgi.py serves it
     """
 
     name = ''
     module = ''
     path = '/'
+    server = 'waitress'
 
     def __init__(self, directory: pathlib.Path) -> None:
         self.directory = directory.absolute() / self.name
@@ -177,7 +179,13 @@ class Service:
         scratch.mkdir(exist_ok=True)
         with open(self.directory / 'log', 'ab') as log:
             process = subprocess.Popen(
-                [str(python), str(script), self.module, str(self.port)],
+                [
+                    str(python),
+                    str(script),
+                    self.module,
+                    str(self.port),
+                    self.server,
+                ],
                 cwd=self.directory,
                 env={
                     **os.environ,
@@ -346,6 +354,7 @@ class ImageService(Service):
 
     :param identity: the Keystone that knows its users; without one the
         token itself names user, project and roles
+    :param converts: whether an import makes RAW of the image
     """
 
     name = 'glance'
@@ -353,10 +362,15 @@ class ImageService(Service):
     path = '/versions'
 
     def __init__(
-        self, directory: pathlib.Path, identity: Identity | None = None
+        self,
+        directory: pathlib.Path,
+        identity: Identity | None = None,
+        *,
+        converts: bool = False,
     ) -> None:
         super().__init__(directory)
         self._identity = identity
+        self._converts = converts
 
     def environment(self) -> Mapping[str, str]:
         """What the server needs in its environment."""
@@ -380,7 +394,9 @@ class ImageService(Service):
         if self._identity:
             text += _AUTH.format(url=self._identity.url, password=PASSWORD)
         (self.directory / 'glance-api.conf').write_text(text)
-        (self.directory / 'glance-image-import.conf').write_text('')
+        (self.directory / 'glance-image-import.conf').write_text(
+            _CONVERSION if self._converts else ''
+        )
         self._database(
             'glance-manage',
             '--config-file',
@@ -408,7 +424,7 @@ log_file = {directory}/glance.log
 [oslo_concurrency]
 lock_path = {directory}/tmp
 [database]
-connection = sqlite:///{directory}/db.sqlite
+connection = sqlite:///{directory}/db.sqlite?timeout=30
 [glance_store]
 default_backend = local
 [local]
@@ -427,6 +443,13 @@ flavor = {flavor}
 config_file = {paste}
 [oslo_policy]
 policy_file = {directory}/policy.yaml
+"""
+
+_CONVERSION = """\
+[image_import_opts]
+image_import_plugins = [image_conversion]
+[image_conversion]
+output_format = raw
 """
 
 _AUTH = """\
@@ -481,14 +504,21 @@ class Cloud:
 
     :param directory: where everything of it lives
     :param keystone: whether users come from a real Keystone
+    :param converts: whether an import makes RAW of the image
     """
 
     def __init__(
-        self, directory: str | pathlib.Path, *, keystone: bool = False
+        self,
+        directory: str | pathlib.Path,
+        *,
+        keystone: bool = False,
+        converts: bool = False,
     ) -> None:
         self.directory = pathlib.Path(directory).absolute()
         self.identity = Identity(self.directory) if keystone else None
-        self.image = ImageService(self.directory, self.identity)
+        self.image = ImageService(
+            self.directory, self.identity, converts=converts
+        )
 
     @property
     def clouds_yaml(self) -> pathlib.Path:

@@ -14,24 +14,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import pathlib
-import random
-import shutil
-import tempfile
 import threading
 import time
-import typing
-import unittest
-import urllib.request
-
-import openstack
-import yaml
 
 from xenimport import exceptions
 from xenimport import model
-from xenimport.target import glance
+from xenimport.target import content
+from xenimport.tests.functional import glance_cases
 from xenimport.tests.functional import services
 
 MIB = 1 << 20
@@ -40,69 +29,16 @@ REQUEST = model.ImageRequest(
     properties={'hw_disk_bus': 'scsi', 'os_distro': 'debian'},
     min_disk=1,
 )
-#: One active Linux partition at sector 2048, as a DOS table has it.
-_TABLE = (
-    bytes(440)
-    + b'\x01\x02\x03\x04\0\0'
-    + bytes.fromhex('80 00 02 00 83 00 02 00 00 08 00 00 00 f0 04 00')
-    + bytes(48)
-    + b'\x55\xaa'
-)
 
 
-class GlanceTest(unittest.TestCase):
-    """One service for all tests; each leaves no image behind."""
-
-    cloud: services.Cloud
-    scratch: pathlib.Path
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.scratch = pathlib.Path(tempfile.mkdtemp(prefix='xenimport-'))
-        cls.addClassCleanup(shutil.rmtree, cls.scratch, True)
-        cls.cloud = services.Cloud(cls.scratch / 'cloud')
-        cls.cloud.start()
-        cls.addClassCleanup(cls.cloud.stop)
-
-    def connect(self, url: str | None = None) -> typing.Any:
-        """A connection of a tenant, perhaps through a proxy."""
-        settings = yaml.safe_load(self.cloud.clouds_yaml.read_text())
-        cloud = settings['clouds'][services.TENANT]
-        if url:
-            cloud['auth']['endpoint'] = f'{url}/v2'
-        connection = openstack.connect(**cloud)
-        self.addCleanup(connection.close)
-        return connection
-
-    def make_target(self, url: str | None = None) -> glance.GlanceTarget:
-        return glance.GlanceTarget(
-            {'retry_wait': 0.2}, connection=self.connect(url)
-        )
-
-    def make_disk(self, size: int, start: bytes = _TABLE) -> str:
-        path = self.scratch / f'{self.id()}.raw'
-        self.addCleanup(path.unlink)
-        with open(path, 'wb') as file:
-            file.truncate(size)
-            file.write(start)
-            for offset in (40 * MIB, size - MIB):
-                file.seek(offset)
-                file.write(random.Random(offset).randbytes(MIB))
-        return str(path)
-
-    def images(self) -> list[str]:
-        return [image.id for image in self.connect().image.images()]
-
+class GlanceTest(glance_cases.GlanceCase):
     def test_large_sparse_disk_arrives_whole(self) -> None:
         path = self.make_disk(300 * MIB)
         target = self.make_target()
         target.validate([REQUEST])
-        image = target.publish(0, path, REQUEST)
-        with open(path, 'rb') as file:
-            expected = hashlib.file_digest(file, 'sha512').hexdigest()
+        image = target.publish(0, content.FileContent(path), REQUEST)
         self.assertEqual(
-            ('active', 300 * MIB, 'sha512', expected),
+            ('active', 300 * MIB, 'sha512', glance_cases.digest(path)),
             (
                 image.status,
                 image.size,
@@ -110,31 +46,19 @@ class GlanceTest(unittest.TestCase):
                 image.hash_value,
             ),
         )
-        with open(path, 'rb') as file:
-            mine = hashlib.file_digest(file, 'sha256').hexdigest()
-        self.assertEqual(mine, self.download(image.id))
+        self.assertEqual(
+            glance_cases.digest(path, 'sha256'), self.download(image.id)
+        )
         self.assertEqual(dict(REQUEST.properties), image.properties)
         self.assertEqual([], target.findings)
         target.discard()
         self.assertEqual([], self.images())
 
-    def download(self, image_id: str) -> str:
-        """The sha256 of what Glance gives back."""
-        request = urllib.request.Request(
-            f'{self.cloud.image.url}/v2/images/{image_id}/file',
-            headers={'X-Auth-Token': 'tenant:p-tenant:member,reader'},
-        )
-        digest = hashlib.sha256()
-        with urllib.request.urlopen(request) as answer:
-            while data := answer.read(MIB):
-                digest.update(data)
-        return digest.hexdigest()
-
     def test_disk_that_glance_refuses(self) -> None:
         path = self.make_disk(64 * MIB, bytes(510) + b'\x55\xaa')
         target = self.make_target()
         with self.assertRaises(exceptions.TargetError) as caught:
-            target.publish(0, path, REQUEST)
+            target.publish(0, content.FileContent(path), REQUEST)
         self.assertEqual('glance.image-refused', caught.exception.id)
         self.assertIn('HTTP 415', caught.exception.found or '')
         self.assertIn(
@@ -149,16 +73,20 @@ class GlanceTest(unittest.TestCase):
         self.addCleanup(proxy.stop)
         path = self.make_disk(64 * MIB)
         target = self.make_target(proxy.url)
-        image = target.publish(0, path, REQUEST)
+        image = target.publish(0, content.FileContent(path), REQUEST)
         self.assertEqual(1, proxy.cuts)
-        self.assertEqual([image.id], self.images())
+        self.assertEqual([image.id], [item.id for item in self.images()])
         target.discard()
         self.assertEqual([], self.images())
 
     def test_protected_image_is_discarded(self) -> None:
         path = self.make_disk(64 * MIB)
         target = self.make_target()
-        target.publish(0, path, model.ImageRequest('p', protected=True))
+        target.publish(
+            0,
+            content.FileContent(path),
+            model.ImageRequest('p', protected=True),
+        )
         target.discard()
         self.assertEqual([], self.images())
 
@@ -179,7 +107,7 @@ class GlanceTest(unittest.TestCase):
                 raise KeyboardInterrupt
 
         with self.assertRaises(KeyboardInterrupt):
-            target.publish(0, path, REQUEST, interrupt)
+            target.publish(0, content.FileContent(path), REQUEST, interrupt)
         target.discard()
         self.assertEqual([], self.images())
 
@@ -199,7 +127,7 @@ class GlanceTest(unittest.TestCase):
 
         started = time.monotonic()
         with self.assertRaises(exceptions.TargetError) as caught:
-            target.publish(0, path, REQUEST, kill)
+            target.publish(0, content.FileContent(path), REQUEST, kill)
         self.assertEqual('glance.upload-broken', caught.exception.id)
         with self.assertRaises(exceptions.TargetError) as left:
             target.discard()
@@ -212,10 +140,3 @@ class GlanceTest(unittest.TestCase):
         with self.assertRaises(exceptions.TargetError) as gone:
             self.make_target(cloud.image.url).validate([REQUEST])
         self.assertEqual('glance.unreachable', gone.exception.id)
-
-
-def setUpModule() -> None:
-    """Skip where the services are not installed."""
-    python = services.services_venv() / 'bin' / 'python'
-    if not os.access(python, os.X_OK):
-        raise unittest.SkipTest(f'{python} is missing: tools/run-tests')

@@ -35,7 +35,7 @@ from xenimport import opts
 _PACKAGE = pathlib.Path(xenimport.__file__).parent
 _DOCS = _PACKAGE.parent / 'doc' / 'source'
 _MESSAGES = _DOCS / 'messages'
-_ID = re.compile(r'[a-z]+(-[a-z]+)*\.[a-z0-9]+(-[a-z0-9]+)*\Z')
+_ID = re.compile(r'[a-z][a-z0-9]*(-[a-z]+)*\.[a-z0-9]+(-[a-z0-9]+)*\Z')
 #: What an id starts with. A word that is missing here is found by
 #: test_room_of_every_error.
 _ROOMS = frozenset(
@@ -54,10 +54,14 @@ _ROOMS = frozenset(
         'ovf',
         'package',
         'properties',
+        'qcow2',
         'raw',
         'report',
+        'vdi',
         'verify',
         'vhd',
+        'vhdx',
+        'vmdk',
         'wrap',
     )
 )

@@ -23,6 +23,7 @@ from xenimport import exceptions
 from xenimport.converter import base
 from xenimport.converter import copy
 from xenimport.converter import vhd
+from xenimport import stream as stream_room
 from xenimport.tests import packages
 from xenimport.tests.unit.converter import cases
 
@@ -66,7 +67,7 @@ class FakeImage(base.DiskImage):
         pass
 
 
-class CopyTest(cases.DiskTestCase):
+class CopyTestCase(cases.DiskTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.target = self.path('disk.raw')
@@ -80,6 +81,8 @@ class CopyTest(cases.DiskTestCase):
         names = [thread.name for thread in threading.enumerate()]
         self.assertEqual([], [n for n in names if n.startswith('copy-')])
 
+
+class CopyTest(CopyTestCase):
     def test_same_bytes_with_any_number_of_threads(self) -> None:
         data = (
             cases.noise(2 * MIB + 512)
@@ -216,3 +219,103 @@ class CopyTest(cases.DiskTestCase):
         with self.assertRaises(exceptions.MachineError) as caught:
             copy.copy(FakeImage(MIB, {}), self.path('gone/disk.raw'))
         self.assertEqual('machine.write-failed', caught.exception.id)
+
+
+class FakeForward(base.ForwardImage):
+    """Yields its runs from one buffer, used over and over."""
+
+    format = 'fake'
+    ascending = False
+
+    def __init__(self, size: int | None, *runs: tuple[int, bytes]) -> None:
+        self.virtual_size = size
+        self._runs = runs
+        self.fails = False
+
+    def runs(self) -> Iterator[tuple[int, memoryview]]:
+        buffer = bytearray(base.MAX_RUN)
+        for offset, data in self._runs:
+            buffer[: len(data)] = data
+            yield offset, memoryview(buffer)[: len(data)]
+        if self.fails:
+            raise exceptions.DiskImageError('fake.broken', 'Broken')
+
+
+class ForwardTest(CopyTestCase):
+    """The same for a disk that comes once."""
+
+    def test_runs_in_any_order(self) -> None:
+        image = FakeForward(
+            8 * MIB,
+            (5 * MIB, b'c' * MIB),
+            (0, b'a' * 1000),
+            (2 * MIB + 512, bytes(MIB) + b'b' * 512),
+        )
+        done = copy.copy_forward(image, self.target)
+        expected = bytearray(8 * MIB)
+        expected[:1000] = b'a' * 1000
+        place = 3 * MIB + 512
+        expected[place : place + 512] = b'b' * 512
+        expected[5 * MIB : 6 * MIB] = b'c' * MIB
+        self.assertEqual(bytes(expected), self.content())
+        self.assertEqual(2 * MIB + 1512, done.bytes_read)
+        self.assertLess(os.stat(self.target).st_blocks * 512, 1200 * KIB)
+
+    def test_more_runs_than_buffers(self) -> None:
+        runs = [(n * MIB, bytes([n + 1]) * MIB) for n in range(20)]
+        copy.copy_forward(FakeForward(20 * MIB, *runs), self.target)
+        self.assertEqual(b''.join(data for _, data in runs), self.content())
+
+    def test_size_that_only_the_end_tells(self) -> None:
+        image = FakeForward(None, (0, b'a' * 512), (512, bytes(512)))
+        copy.copy_forward(image, self.target)
+        self.assertEqual(b'a' * 512 + bytes(512), self.content())
+
+    def test_run_beyond_the_end(self) -> None:
+        image = FakeForward(1024, (512, b'a' * 513))
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            copy.copy_forward(image, self.target)
+        self.assertEqual('disk-image.outside', caught.exception.id)
+        self.assert_nothing_left()
+
+    def test_image_that_fails_in_the_end(self) -> None:
+        image = FakeForward(MIB, (0, b'a' * MIB))
+        image.fails = True
+        with self.assertRaises(exceptions.DiskImageError):
+            copy.copy_forward(image, self.target)
+        self.assert_nothing_left()
+
+    def test_disk_full_while_another_thread_writes(self) -> None:
+        runs = [(n * MIB, b'x' * MIB) for n in range(20)]
+        with (
+            mock.patch.object(
+                os,
+                'pwrite',
+                autospec=True,
+                side_effect=OSError(errno.ENOSPC, 'full'),
+            ),
+            self.assertRaises(exceptions.MachineError) as caught,
+        ):
+            copy.copy_forward(FakeForward(20 * MIB, *runs), self.target)
+        self.assertEqual('machine.no-space', caught.exception.id)
+        self.assert_nothing_left()
+
+    def test_interrupted_stream(self) -> None:
+        def interrupt(done: int, total: int) -> None:
+            raise KeyboardInterrupt
+
+        with self.assertRaises(KeyboardInterrupt):
+            copy.copy_forward(
+                FakeForward(MIB, (0, b'a')), self.target, progress=interrupt
+            )
+        self.assert_nothing_left()
+
+    def test_unpacked_stream(self) -> None:
+        content = b'package' * 1_000_000
+        path = self.path('member.gz')
+        with open(path, 'wb') as stream:
+            stream.write(content)
+        arriving = stream_room.FileStream(path)
+        self.addCleanup(arriving.close)
+        self.assertEqual(len(content), copy.unpack(arriving, self.target))
+        self.assertEqual(content, self.content())

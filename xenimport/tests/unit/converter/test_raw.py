@@ -10,16 +10,15 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""RAW disks, the reader of regions, and the wrapper."""
+"""RAW disks, and the wrapper."""
 
+import dataclasses
 import os
 import struct
 
 from xenimport import exceptions
 from xenimport import model
-from xenimport.converter import copy
 from xenimport.converter import raw
-from xenimport.converter import region
 from xenimport.converter import wrap
 from xenimport.tests import packages
 from xenimport.tests.unit.converter import cases
@@ -112,66 +111,25 @@ class RawTest(cases.DiskTestCase):
         self.assertTrue(self.probe(cases.noise(MIB)))
         self.assertTrue(self.probe(bytes(4096), 'volume'))
 
+    def test_what_the_package_says(self) -> None:
+        # A guest may write what it wants to its disk.
+        content = packages.fixed_vhd(bytes(MIB))
+        disk = dataclasses.replace(self.disk(content, 'd.vhd'), format='raw')
+        converter = raw.RawConverter()
+        self.assertTrue(converter.probe(self.package(), disk))
+        with converter.open(self.package(), disk) as image:
+            self.assertEqual(content, image.pread(0, len(content)))
+        other = dataclasses.replace(self.disk(bytes(MIB)), format='vhd')
+        self.assertFalse(converter.probe(self.package(), other))
+
+    def test_regions(self) -> None:
+        disk = self.disk(bytes(512))
+        with raw.RawConverter().open(self.package(), disk) as image:
+            self.assertEqual((disk.region,), image.regions)
+
     def test_not_whole_sectors(self) -> None:
         self.assert_refused(raw.RawConverter(), bytes(1000), 'raw.size')
         self.assert_refused(raw.RawConverter(), b'', 'raw.size')
-
-
-class RegionTest(cases.DiskTestCase):
-    def test_pieces(self) -> None:
-        path = self.path('file')
-        with open(path, 'wb') as stream:
-            stream.write(b'..abc....defg..hi')
-        pieces = (
-            model.Piece(2, 3, 0),
-            model.Piece(9, 4, 3),
-            model.Piece(15, 2, 7),
-        )
-        reader = region.RegionReader(model.Region(path, 'r', pieces))
-        self.addCleanup(reader.release)
-        self.assertEqual(b'abcdefghi', reader.read(0, 100))
-        self.assertEqual(b'cdefgh', reader.read(2, 6))
-        self.assertEqual(b'h', reader.read(7, 1))
-        self.assertEqual(b'', reader.read(9, 1))
-        self.assertEqual(9 + 6 + 1, reader.bytes_read)
-
-    def test_shorter_than_the_region(self) -> None:
-        disk = self.disk(bytes(1024))
-        os.truncate(disk.region.path, 2000)
-        with self.assertRaises(exceptions.DiskImageError) as caught:
-            region.RegionReader(disk.region)
-        self.assertEqual('package.truncated', caught.exception.id)
-
-    def test_shrinks_while_it_is_read(self) -> None:
-        reader = region.RegionReader(self.disk(bytes(1024)).region)
-        self.addCleanup(reader.release)
-        os.truncate(self.path('package'), 2000)
-        with self.assertRaises(exceptions.DiskImageError) as caught:
-            reader.read(0, 1024)
-        self.assertEqual('package.truncated', caught.exception.id)
-
-    def test_change_is_seen_at_the_end(self) -> None:
-        disk = self.disk(bytes(1024))
-        with raw.RawConverter().open(self.package(), disk) as inner:
-            image = wrap.WrappedImage(inner)
-            copy.copy(image, self.path('first.raw'))
-            with open(disk.region.path, 'ab') as stream:
-                stream.write(b'more')
-            for changed in (inner, image):
-                with self.assertRaises(exceptions.DiskImageError) as caught:
-                    copy.copy(changed, self.path('second.raw'))
-                self.assertEqual('package.changed', caught.exception.id)
-        self.assertFalse(os.path.exists(self.path('second.raw')))
-        image.close()
-
-    def test_compressed(self) -> None:
-        whole = self.disk(bytes(1024)).region
-        packed = model.Region(
-            whole.path, 'r.gz', whole.pieces, seekable=False, decoder='gzip'
-        )
-        with self.assertRaises(exceptions.DiskImageError) as caught:
-            region.RegionReader(packed)
-        self.assertEqual('package.compressed-disk', caught.exception.id)
 
 
 class WrapTest(cases.DiskTestCase):

@@ -73,7 +73,7 @@ class ArgumentsTest(unittest.TestCase):
                  '--keep-workfile', '--work-dir', '/srv']
             )
         )  # fmt: skip
-        self.assertEqual('guest.ova', settings.package)
+        self.assertEqual(('guest.ova',), settings.packages)
         self.assertEqual('scsi', settings.disk_bus)
         self.assertFalse(settings.repair)
         self.assertEqual({'linux.a', 'linux.b'}, settings.accept)

@@ -10,8 +10,9 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
-"""The ova and disk sources."""
+"""The ova source, in place."""
 
+import gzip
 import hashlib
 import os
 import tempfile
@@ -19,8 +20,9 @@ import unittest
 
 from xenimport import exceptions
 from xenimport import model
-from xenimport.source import disk
+from xenimport.source import base
 from xenimport.source import ova
+from xenimport.tests import ovf_packages
 from xenimport.tests import packages
 
 VHD = packages.dynamic_vhd(bytes(4096) + b'x' * 4096, block_size=4096)
@@ -79,13 +81,6 @@ class OvaTest(SourceTestCase):
             region.digests,
         )
 
-    def test_manifest_is_said_not_to_be_compared(self) -> None:
-        system = ova.OvaSource().open(self.package())
-        (finding,) = system.findings
-        self.assertEqual('package.manifest-unchecked', finding.id)
-        self.assertEqual(model.Severity.NOTE, finding.severity)
-        self.assertEqual('guest.mf', finding.subject)
-
     def test_everything_may_lie_in_a_folder(self) -> None:
         path = self.path('guest.ova')
         descriptor = packages.xencenter_ovf(
@@ -94,25 +89,23 @@ class OvaTest(SourceTestCase):
         packages.write_ova(path, [('f/g.ovf', descriptor), ('f/one.vhd', VHD)])
         system = ova.OvaSource().open(path)
         self.assertEqual('f/one.vhd', system.disks[0].region.name)
-        # Without a manifest there is nothing to say about it.
-        self.assertEqual((), system.findings)
 
     def test_chunks_are_joined(self) -> None:
         path = self.path('guest.ova')
         descriptor = packages.xencenter_ovf(
             [packages.Disk('one', 'one.vhd', 8192)]
-        ).replace(b'ovf:size="0"', b'ovf:chunkSize="1000"')
+        ).replace(b'ovf:size="0"', b'ovf:chunkSize="4000"')
         packages.write_ova(
             path,
             [
                 ('g.ovf', descriptor),
-                ('one.vhd.000000000', VHD[:1000]),
-                ('one.vhd.000000001', VHD[1000:]),
+                ('one.vhd.000000000', VHD[:4000]),
+                ('one.vhd.000000001', VHD[4000:]),
             ],
         )
         region = ova.OvaSource().open(path).disks[0].region
         self.assertEqual(len(VHD), region.size)
-        self.assertEqual([0, 1000], [p.region_offset for p in region.pieces])
+        self.assertEqual([0, 4000], [p.region_offset for p in region.pieces])
 
     def test_gzip_is_marked(self) -> None:
         region = (
@@ -138,6 +131,8 @@ class OvaTest(SourceTestCase):
             'file:///etc/passwd',
             'http://host/one.vhd',
             '..\\one.vhd',
+            'a\\one.vhd',
+            '%2e%2e/one.vhd',
             '',
         ):
             with self.subTest(href=href):
@@ -162,10 +157,112 @@ class OvaTest(SourceTestCase):
         self.assertTrue(ova.OvaSource().probe(path))
         self.assertIn('notes.txt', self.assert_refused(path, 'package.no-ovf'))
 
-    def test_xva(self) -> None:
+    def test_an_xva_is_for_another_source(self) -> None:
         path = self.path('guest.xva')
         packages.write_ova(path, [('ova.xml', b'<value/>')])
-        self.assert_refused(path, 'package.xva')
+        self.assertFalse(ova.OvaSource().probe(path))
+
+    def test_directory(self) -> None:
+        self.assertFalse(ova.OvaSource().probe(self.directory))
+
+    def write(self, contents: dict[str, bytes]) -> str:
+        return self.path('guest.ova', ovf_packages.tar(contents))
+
+    def files(self, href: str = 'one.vhd') -> dict[str, bytes]:
+        disk = packages.Disk('one', href, 8192)
+        return {'g.ovf': packages.xencenter_ovf([disk]), 'one.vhd': VHD}
+
+    def test_manifest_may_come_last_and_be_escaped(self) -> None:
+        files = {**self.files('my%20disk.vhd'), 'my disk.vhd': VHD}
+        text = ovf_packages.manifest(files, 'sha512')
+        for name in (b'my disk', b'my%20disk'):
+            with self.subTest(name=name):
+                files['g.mf'] = text.replace(b'my disk', name)
+                region = (
+                    ova.OvaSource().open(self.write(files)).disks[0].region
+                )
+                (digest,) = region.digests
+                self.assertEqual(hashlib.sha512(VHD).hexdigest(), digest.value)
+
+    def test_descriptor_was_changed(self) -> None:
+        files = self.files()
+        files['g.mf'] = ovf_packages.manifest(files)
+        files['g.ovf'] += b' '
+        path = self.write(files)
+        self.assertIn(
+            'g.ovf', self.assert_refused(path, 'package.digest-mismatch')
+        )
+        request = base.Request(verify_manifest=False)
+        region = ova.OvaSource().open(path, request).disks[0].region
+        self.assertEqual((), region.digests)
+
+    def test_file_of_the_manifest_is_missing(self) -> None:
+        files = self.files()
+        files['g.mf'] = ovf_packages.manifest({**files, 'g.nvram': b''})
+        text = self.assert_refused(
+            self.write(files), 'package.manifest-missing-file'
+        )
+        self.assertIn('g.nvram', text)
+
+    def test_manifest_of_another_descriptor(self) -> None:
+        files = {**self.files(), 'other.mf': b'not a manifest'}
+        ova.OvaSource().open(self.write(files))
+
+    def test_what_macos_adds_is_no_descriptor(self) -> None:
+        files = {'._g.ovf': b'\0\5\x16\7', **self.files()}
+        self.assertEqual('guest', ova.OvaSource().open(self.write(files)).name)
+
+    def test_parts_with_digests(self) -> None:
+        parts = ovf_packages.parts('one.vhd', VHD, 3000)
+        files = self.files()
+        files['g.ovf'] = files['g.ovf'].replace(
+            b'ovf:size="0"', b'ovf:chunkSize="3000"'
+        )
+        del files['one.vhd']
+        files |= parts
+        files['g.mf'] = ovf_packages.manifest(files)
+        system = ova.OvaSource().open(self.write(files))
+        region = system.disks[0].region
+        self.assertEqual(tuple(parts), region.parts)
+        self.assertEqual((), region.digests)
+        for name in parts:
+            self.assertTrue(system.package.members[name].digests)
+
+    def test_missing_part(self) -> None:
+        parts = ovf_packages.parts('one.vhd', VHD, 3000)
+        files = self.files()
+        files['g.ovf'] = files['g.ovf'].replace(
+            b'ovf:size="0"', b'ovf:chunkSize="3000"'
+        )
+        del files['one.vhd'], parts['one.vhd.000000001']
+        text = self.assert_refused(self.write(files | parts), 'package.parts')
+        self.assertIn('one.vhd.000000001', text)
+
+    def test_compressed_member_is_plain_in_the_package(self) -> None:
+        files = self.files('one.vhd.gz') | {'one.vhd.gz': gzip.compress(VHD)}
+        files['g.mf'] = ovf_packages.manifest(files)
+        system = ova.OvaSource().open(self.write(files))
+        region = system.disks[0].region
+        self.assertEqual(('gzip', False), (region.decoder, region.seekable))
+        member = system.package.members['one.vhd.gz']
+        self.assertEqual((None, True), (member.decoder, member.seekable))
+        self.assertEqual(region.pieces, member.pieces)
+        self.assertTrue(region.digests)
+        self.assertEqual(region.digests, member.digests)
+
+    def test_unknown_compression(self) -> None:
+        files = self.files()
+        files['g.ovf'] = files['g.ovf'].replace(
+            b'ovf:size="0"', b'ovf:compression="bzip2"'
+        )
+        self.assert_refused(self.write(files), 'package.compression-unknown')
+
+    def test_system_is_chosen(self) -> None:
+        path = self.write(self.files())
+        ova.OvaSource().open(path, base.Request(system='guest'))
+        with self.assertRaises(exceptions.PackageError) as caught:
+            ova.OvaSource().open(path, base.Request(system='other'))
+        self.assertEqual('package.system-unknown', caught.exception.id)
 
     def test_two_descriptors(self) -> None:
         path = self.package('one.vhd', ('b.ovf', b''), ('one.vhd', VHD))
@@ -175,44 +272,3 @@ class OvaTest(SourceTestCase):
         path = self.path('guest.ova')
         packages.write_ova(path, [('g.ovf', packages.xencenter_ovf([]))])
         self.assert_refused(path, 'package.no-disks')
-
-
-class DiskTest(SourceTestCase):
-    def probe(self, name: str, content: bytes) -> bool:
-        return disk.DiskSource().probe(self.path(name, content))
-
-    def test_vhd_by_content(self) -> None:
-        self.assertTrue(self.probe('disk.bin', VHD))
-        self.assertTrue(self.probe('f', packages.fixed_vhd(bytes(4096))))
-
-    def test_raw_by_content(self) -> None:
-        sector = bytes(510) + b'\x55\xaa'
-        self.assertTrue(self.probe('disk', sector + bytes(512)))
-        ext4 = bytes(1080) + b'\x53\xef' + bytes(4096)
-        self.assertTrue(self.probe('volume', ext4))
-
-    def test_raw_by_name(self) -> None:
-        self.assertTrue(self.probe('data.RAW', bytes(4096)))
-        self.assertFalse(self.probe('data.txt', bytes(4096)))
-
-    def test_never_a_tar(self) -> None:
-        path = self.path('disk.raw')
-        packages.write_ova(path, [('a', b'b')])
-        self.assertFalse(disk.DiskSource().probe(path))
-
-    def test_open(self) -> None:
-        system = disk.DiskSource().open(self.path('my.disk.vhd', VHD))
-        self.assertEqual('my.disk', system.name)
-        self.assertEqual(
-            (model.Piece(0, len(VHD), 0),), system.disks[0].region.pieces
-        )
-
-    def test_empty(self) -> None:
-        with self.assertRaises(exceptions.PackageError) as caught:
-            disk.DiskSource().open(self.path('disk.raw', b''))
-        self.assertEqual('package.empty', caught.exception.id)
-
-    def test_missing(self) -> None:
-        with self.assertRaises(exceptions.PackageError) as caught:
-            disk.DiskSource().open(self.path('gone.raw'))
-        self.assertEqual('package.unreadable', caught.exception.id)

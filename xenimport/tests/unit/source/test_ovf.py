@@ -16,8 +16,8 @@ import unittest
 
 from xenimport import exceptions
 from xenimport import model
-from xenimport.source import manifest
 from xenimport.source import ovf
+from xenimport.source import ovf_xml
 from xenimport.tests import packages
 
 GIB = 1 << 30
@@ -217,37 +217,9 @@ class UnitTest(unittest.TestCase):
             ('', 7),
         ):
             with self.subTest(unit=unit):
-                self.assertEqual(factor, ovf.unit_factor(unit, 7))
+                self.assertEqual(factor, ovf_xml.unit_factor(unit, 7))
 
     def test_unknown_units(self) -> None:
         for unit in ('parsec', 'byte * 9999^99', 'byte * 2^20 * 2', '2^20'):
             with self.subTest(unit=unit):
-                self.assertIsNone(ovf.unit_factor(unit, 1))
-
-
-class ManifestTest(unittest.TestCase):
-    def test_all_algorithms(self) -> None:
-        text = (
-            f'SHA1(a.ovf)= {"A" * 40}\r\n'
-            f'SHA256(b (1).vhd)= {"b" * 64}\n\n'
-            f'SHA512 (c)={"c" * 128}\n'
-        )
-        found = manifest.parse(text.encode(), 'guest.mf')
-        self.assertEqual(
-            {
-                'a.ovf': (model.Digest('sha1', 'a' * 40),),
-                'b (1).vhd': (model.Digest('sha256', 'b' * 64),),
-                'c': (model.Digest('sha512', 'c' * 128),),
-            },
-            found,
-        )
-
-    def test_refused_lines(self) -> None:
-        for line in ('hello', f'MD5(a)= {"a" * 32}', f'SHA1(a)= {"a" * 39}'):
-            with self.subTest(line=line):
-                with self.assertRaises(exceptions.PackageError) as caught:
-                    manifest.parse(f'\n{line}\n'.encode(), 'guest.mf')
-                self.assertEqual(
-                    'package.manifest-invalid', caught.exception.id
-                )
-                self.assertEqual('guest.mf, line 2', caught.exception.where)
+                self.assertIsNone(ovf_xml.unit_factor(unit, 1))

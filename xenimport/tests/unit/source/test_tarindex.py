@@ -20,6 +20,7 @@ import unittest
 
 from xenimport import exceptions
 from xenimport.source import tarindex
+from xenimport import stream
 
 
 def header(
@@ -53,17 +54,32 @@ class TarTestCase(unittest.TestCase):
         self.path = os.path.join(directory.name, 'package.ova')
 
     def write(self, data: bytes) -> str:
-        with open(self.path, 'wb') as stream:
-            stream.write(data)
+        with open(self.path, 'wb') as file:
+            file.write(data)
         return self.path
 
     def assert_refused(self, data: bytes, error_id: str) -> str:
+        """It is refused in place and as it comes."""
         self.write(data)
+        with self.assertRaises(exceptions.PackageError) as caught:
+            self.arrive()
+        self.assertEqual(error_id, caught.exception.id)
         with self.assertRaises(exceptions.PackageError) as caught:
             tarindex.index(self.path)
         self.assertEqual(error_id, caught.exception.id)
         self.assertIn(self.path, caught.exception.where or '')
         return str(caught.exception)
+
+    def arrive(self, most: int = 1 << 20) -> list[tuple[str, bytes]]:
+        """The members as they come, and as much of each."""
+        arriving = stream.FileStream(self.path)
+        self.addCleanup(arriving.close)
+        found: dict[str, bytes] = {}
+        for member, content in tarindex.arriving(arriving):
+            if member.name in found:
+                raise tarindex.duplicate(self.path, member.name)
+            found[member.name] = content.read(most)
+        return list(found.items())
 
 
 class IndexTest(TarTestCase):
@@ -131,6 +147,43 @@ class IndexTest(TarTestCase):
         # The size of a directory is not followed by data.
         self.write(header(name=b'd/', kind=b'5') + header() + padded(b'abc'))
         self.assertEqual(['a'], list(tarindex.index(self.path)))
+
+
+class ArrivingTest(TarTestCase):
+    def test_members(self) -> None:
+        contents = [('a', b'1' * 700), ('b', b''), ('c', b'3' * 512)]
+        with tarfile.open(self.path, 'w') as archive:
+            for name, content in contents:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+        self.assertEqual(contents, self.arrive())
+        # What is not read of a member is passed over.
+        self.assertEqual(
+            [(name, content[:3]) for name, content in contents],
+            self.arrive(3),
+        )
+        self.assertEqual(
+            list(tarindex.index(self.path)), [name for name, _ in contents]
+        )
+
+    def test_starts(self) -> None:
+        for data, expected in (
+            (header() + padded(b'abc'), True),
+            (header()[:511], False),
+            (bytes(1024), False),
+            (b'', False),
+        ):
+            with self.subTest(length=len(data)):
+                self.write(data)
+                arriving = stream.FileStream(self.path)
+                self.addCleanup(arriving.close)
+                self.assertEqual(expected, tarindex.starts_tar(arriving))
+                self.assertEqual(data, arriving.read(4096))
+
+    def test_end_without_zero_blocks(self) -> None:
+        self.write(header() + b'abc')
+        self.assertEqual([('a', b'abc')], self.arrive())
 
 
 class RefusalTest(TarTestCase):
@@ -241,6 +294,7 @@ class RefusalTest(TarTestCase):
         self.assertEqual('package.unreadable', caught.exception.id)
 
     def test_directory(self) -> None:
+        self.assertFalse(tarindex.is_tar(os.path.dirname(self.path)))
         with self.assertRaises(exceptions.PackageError) as caught:
             tarindex.index(os.path.dirname(self.path))
         self.assertEqual('package.unreadable', caught.exception.id)

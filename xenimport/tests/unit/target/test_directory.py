@@ -24,6 +24,7 @@ from unittest import mock
 
 from xenimport import exceptions
 from xenimport import model
+from xenimport.target import content
 from xenimport.target import directory
 
 MIB = 1 << 20
@@ -47,7 +48,9 @@ class DirectoryTest(unittest.TestCase):
 
     def publish(self, disk: int = 0) -> model.Image:
         self.target.validate([REQUEST] * (disk + 1))
-        return self.target.publish(disk, str(self.workfile), REQUEST)
+        return self.target.publish(
+            disk, content.FileContent(str(self.workfile)), REQUEST
+        )
 
     def elsewhere(self) -> None:
         """Let a rename fail as between two file systems."""
@@ -132,7 +135,9 @@ class DirectoryTest(unittest.TestCase):
         mine = self.out / 'disk0.raw'
         mine.symlink_to('nowhere')
         with self.assertRaises(exceptions.TargetError) as caught:
-            self.target.publish(0, str(self.workfile), REQUEST)
+            self.target.publish(
+                0, content.FileContent(str(self.workfile)), REQUEST
+            )
         self.assertEqual('directory.file-exists', caught.exception.id)
         self.target.discard()
         self.assertTrue(mine.is_symlink())

@@ -26,6 +26,7 @@ import requests_mock
 
 from xenimport import exceptions
 from xenimport import model
+from xenimport.target import content
 from xenimport.target import glance
 from xenimport.tests.unit.target import fakes
 
@@ -69,7 +70,7 @@ class Base(unittest.TestCase):
         return path
 
     def publish(self, request: model.ImageRequest = REQUEST) -> model.Image:
-        return self.target.publish(0, self.path, request)
+        return self.target.publish(0, content.FileContent(self.path), request)
 
     def refused(
         self, error_id: str, request: model.ImageRequest = REQUEST
@@ -142,7 +143,10 @@ class PublishTest(Base):
     def test_progress_grows_to_the_size(self) -> None:
         seen: list[tuple[int, int]] = []
         self.target.publish(
-            0, self.path, REQUEST, lambda *pair: seen.append(pair)
+            0,
+            content.FileContent(self.path),
+            REQUEST,
+            lambda *pair: seen.append(pair),
         )
         size = len(self.content)
         self.assertEqual(

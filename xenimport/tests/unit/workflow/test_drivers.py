@@ -12,6 +12,8 @@
 
 import os
 import tempfile
+import types
+import typing
 from unittest import mock
 
 import unittest
@@ -42,8 +44,14 @@ class FakeSource(base.Source):
     def probe(self, path):
         return self.knows
 
-    def open(self, path):
-        return f'opened {path}'
+    def open(self, path, request=base.DEFAULT):
+        return f'opened {path} with {request}'
+
+    def probe_stream(self, stream):
+        return self.knows
+
+    def open_stream(self, stream, request=base.DEFAULT):
+        return f'read {stream.where}'
 
 
 def configuration(test, text):
@@ -110,15 +118,46 @@ class LoadTest(unittest.TestCase):
 class OpenPackageTest(unittest.TestCase):
     def test_first_that_knows_it(self):
         sources = {'a': FakeSource(False), 'b': FakeSource(True)}
+        request = base.Request(system='web')
         self.assertEqual(
-            'opened guest.ova', drivers.open_package(sources, 'guest.ova')
+            f'opened guest.ova with {request}',
+            drivers.open_package(sources, ['guest.ova'], request),
         )
 
     def test_none_knows_it(self):
         with self.assertRaises(exceptions.PackageError) as caught:
-            drivers.open_package({'a': FakeSource(False)}, 'guest.ova')
+            drivers.open_package({'a': FakeSource(False)}, ['guest.ova'])
         self.assertEqual('package.unknown', caught.exception.id)
         self.assertEqual('fake packages', caught.exception.expected)
+
+    def test_several_of_a_kind_that_is_one_file(self):
+        with self.assertRaises(exceptions.PackageError) as caught:
+            drivers.open_package({'a': FakeSource(True)}, ['a.ova', 'b.vhd'])
+        self.assertEqual('package.one-at-a-time', caught.exception.id)
+        self.assertIn('2 files', caught.exception.found)
+
+    def test_stream(self):
+        arriving = types.SimpleNamespace(where='standard input')
+        sources = {'a': FakeSource(False), 'b': FakeSource(True)}
+        self.assertEqual(
+            'read standard input', drivers.open_stream(sources, arriving)
+        )
+        with self.assertRaises(exceptions.PackageError) as caught:
+            drivers.open_stream({'a': FakeSource(False)}, arriving)
+        self.assertEqual('package.unknown', caught.exception.id)
+
+    def test_converter_that_the_package_names(self):
+        region = model.Region('guest.xva', 'Ref:1', ())
+        named = model.Disk('1', 'disk', 0, region, format='raw')
+        converters: typing.Any = {'vhd': 'never asked', 'raw': 'the one'}
+        self.assertEqual(
+            ('raw', 'the one'),
+            drivers.choose_converter(
+                converters,
+                model.Package('guest.xva', 'xva'),
+                named,
+            ),
+        )
 
     def test_no_converter_knows_the_disk(self):
         region = model.Region('guest.ova', 'disk.xyz', ())

@@ -10,8 +10,11 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import contextlib
+import io
 import os
 import signal
+import sys
 import unittest
 
 from xenimport import exceptions
@@ -57,7 +60,7 @@ class EngineTest(unittest.TestCase):
         self.log = []
         self.watcher = Watcher()
         self.run_ = context.Run(
-            context.Settings('guest.ova', opts.load([])), self.watcher
+            context.Settings(('guest.ova',), opts.load([])), self.watcher
         )
 
     def step(self, name, failure=None):
@@ -175,3 +178,41 @@ class EngineTest(unittest.TestCase):
         with self.assertRaises(KeyboardInterrupt):
             engine.execute([self.step('one'), self.step('two')], self.run_)
         self.assertEqual(['do one', 'undo two', 'undo one'], self.log)
+
+    def lost(self, poll):
+        """A step in which Python ignores what the handler raises."""
+
+        class Forking(Recorder):
+            def do(self, run):
+                class Held:
+                    def __del__(self):
+                        os.kill(os.getpid(), signal.SIGINT)
+                        # The handler runs at the next bytecode, in here.
+                        for _ in range(100):
+                            pass
+
+                Held()
+                self.log.append('signal lost')
+                if poll:
+                    run.check_interrupted()
+                self.log.append('end reached')
+                return 7
+
+        return Forking('one', self.log)
+
+    def test_interrupt_that_python_ignores_is_not_lost(self):
+        for poll, ended in ((True, []), (False, ['end reached'])):
+            with self.subTest(poll=poll):
+                self.log.clear()
+                hook = sys.unraisablehook
+                said = io.StringIO()
+                with (
+                    contextlib.redirect_stderr(said),
+                    self.assertRaises(KeyboardInterrupt),
+                ):
+                    engine.execute(
+                        [self.lost(poll), self.step('two')], self.run_
+                    )
+                self.assertEqual(['signal lost', *ended, 'undo one'], self.log)
+                self.assertIs(hook, sys.unraisablehook)
+                self.assertEqual('', said.getvalue())

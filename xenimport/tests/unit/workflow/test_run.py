@@ -13,9 +13,12 @@
 """Whole runs without an appliance: --no-repair, real packages."""
 
 import collections
+import contextlib
 import json
 import os
+import shutil
 import tempfile
+import threading
 import unittest
 from unittest import mock
 
@@ -50,12 +53,14 @@ def disk(*, partition=True):
 class FakeTarget(target_base.Target):
     """Keeps what it is given; fails where it is told to."""
 
-    def __init__(self, fails_at=None, left=False):
+    def __init__(self, fails_at=None, left=False, streams=False):
         super().__init__()
+        self.streams = streams  # type: ignore[misc]  # of one object
         self.fails_at = fails_at
         self.left = left
         self.calls = []
         self.contents = {}
+        self.paths = {}
 
     def validate(self, requests):
         self.calls.append('validate')
@@ -63,12 +68,16 @@ class FakeTarget(target_base.Target):
         if self.fails_at == 'validate':
             raise exceptions.TargetError('target.refused', 'no')
 
-    def publish(self, disk, path, request, progress=model.no_progress):
+    def publish(
+        self, disk, content, request, progress=model.no_progress, *, raw=None
+    ):
         self.calls.append(f'publish {disk}')
         if self.fails_at == disk:
             raise exceptions.TargetError('target.broken', 'it broke')
-        with open(path, 'rb') as stream:
-            self.contents[disk] = stream.read()
+        self.paths[disk] = content.path
+        self.contents[disk] = b''.join(
+            bytes(chunk) for chunk in content.chunks()
+        )
         self.last = request
         progress(_SIZE, _SIZE)
         return model.Image(
@@ -82,7 +91,17 @@ class FakeTarget(target_base.Target):
             raise exceptions.TargetError('target.left', 'one is left')
 
 
-class RunTest(unittest.TestCase):
+class Listener(context.Observer):
+    """Keeps what a person should read."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+class RunTestCase(unittest.TestCase):
     def setUp(self):
         super().setUp()
         temporary = tempfile.TemporaryDirectory()
@@ -107,7 +126,7 @@ class RunTest(unittest.TestCase):
 
     def settings(self, path, **values):
         return context.Settings(
-            path,
+            (path,) if isinstance(path, str) else tuple(path),
             opts.load([]),
             repair=False,
             work_dir=self.work_dir,
@@ -123,6 +142,8 @@ class RunTest(unittest.TestCase):
         self.assertEqual('discard', target.calls[-1])
         return caught.exception
 
+
+class RunTest(RunTestCase):
     def test_two_disks(self):
         target = FakeTarget()
         report = run.import_package(
@@ -229,19 +250,14 @@ class RunTest(unittest.TestCase):
         self.assertEqual('machine.work-directory', caught.exception.error.id)
 
     def test_keep_workfile(self):
-        said = []
-
-        class Listener(context.Observer):
-            def say(self, line):
-                said.append(line)
-
+        listener = Listener()
         run.import_package(
             self.settings(self.package(disk()), keep_workfile=True),
             FakeTarget(),
-            Listener(),
+            listener,
         )
         (kept,) = os.listdir(self.work_dir)
-        self.assertIn(kept, said[0])
+        self.assertIn(kept, listener.said[0])
         workfile = os.path.join(self.work_dir, kept, 'disk0.raw')
         with open(workfile, 'rb') as stream:
             self.assertEqual(disk(), stream.read())
@@ -258,7 +274,7 @@ class RunTest(unittest.TestCase):
 
     def test_a_bug_is_an_error_of_ours_and_undoes(self):
         class Buggy(FakeTarget):
-            def publish(self, *_arguments):
+            def publish(self, *_arguments, **_more):
                 raise RuntimeError('index')
 
         failed = self.failing(Buggy(left=True))
@@ -288,3 +304,172 @@ class RunTest(unittest.TestCase):
             lambda done: tuple(image.id for image in done.images),
         )
         self.assertEqual(('id-0',), report.recipe)
+
+
+class StraightTest(RunTestCase):
+    """--no-repair into a target that takes more than files."""
+
+    def target(self, **options):
+        """One that looks into the work directory at the end of a disk."""
+        test = self
+
+        class Watching(FakeTarget):
+            in_work = 0
+
+            def publish(self, disk, content, request, *args, **more):
+                image = super().publish(disk, content, request, *args, **more)
+                for folder, _names, files in os.walk(test.work_dir):
+                    for name in files:
+                        status = os.stat(os.path.join(folder, name))
+                        self.in_work += status.st_blocks * 512
+                return image
+
+        return Watching(streams=True, **options)
+
+    def test_no_workfile(self):
+        target = self.target()
+        content = disk() + os.urandom(28 << 20)
+        report = run.import_package(
+            self.settings(self.package(content, capacity=len(content))),
+            target,
+        )
+        self.assertEqual({0: content}, target.contents)
+        self.assertEqual({0: None}, target.paths)
+        # Nothing but the ends of the disk, by which it is verified.
+        self.assertLess(target.in_work, 5 << 20)
+        self.assertEqual(
+            [
+                'read package', 'ask target', 'make work directory',
+                'check free space', 'verify disks', 'publish images',
+                'clean up',
+            ],
+            [step.name for step in report.steps],
+        )  # fmt: skip
+
+    def test_several_side_by_side(self):
+        target = self.target()
+        report = run.import_package(
+            self.settings(self.package(disk(), disk())), target
+        )
+        self.assertEqual({0: disk(), 1: disk()}, target.contents)
+        self.assertEqual([0, 1], [image.disk for image in report.images])
+
+    def test_one_of_several_fails(self):
+        failed = self.failing(self.target(fails_at=1), disk(), disk())
+        self.assertEqual('target.broken', failed.error.id)
+
+    def test_refused_before_a_byte_is_sent(self):
+        target = self.target()
+        failed = self.failing(target, disk(partition=False))
+        self.assertEqual(3, failed.error.exit_code)
+        self.assertEqual({}, target.contents)
+
+    def test_kept_workfile(self):
+        target = self.target()
+        run.import_package(
+            self.settings(self.package(disk()), keep_workfile=True), target
+        )
+        self.assertTrue(target.paths[0].endswith('disk0.raw'))
+
+    def damaged(self, path):
+        """Flip a bit of the disk's data; the manifest stays."""
+        with open(path, 'r+b') as stream:
+            content = stream.read()
+            place = content.index(b'data')
+            stream.seek(place)
+            stream.write(b'dat!')
+
+    def with_manifest(self):
+        path = os.path.join(self.directory, 'guest.ova')
+        entry = packages.Disk(_NAMES[0], f'{_NAMES[0]}.vhd', _SIZE, 0)
+        packages.write_ova(
+            path,
+            [
+                ('guest.ovf', packages.xencenter_ovf([entry])),
+                (entry.href, packages.dynamic_vhd(disk())),
+            ],
+            manifest='sha256',
+        )
+        return path
+
+    def test_digest_that_differs_makes_no_image(self):
+        for target in (self.target(), FakeTarget()):
+            with self.subTest(streams=target.streams):
+                path = self.with_manifest()
+                self.damaged(path)
+                with self.assertRaises(run.Failed) as caught:
+                    run.import_package(self.settings(path), target)
+                self.assertEqual(
+                    'package.digest-mismatch', caught.exception.error.id
+                )
+                self.assertEqual({}, target.contents)
+                self.assertEqual('discard', target.calls[-1])
+                self.assertEqual([], os.listdir(self.work_dir))
+
+    def test_manifest_that_shall_not_count(self):
+        path = self.with_manifest()
+        self.damaged(path)
+        for target in (self.target(), FakeTarget()):
+            with self.subTest(streams=target.streams):
+                run.import_package(
+                    self.settings(path, verify_manifest=False), target
+                )
+                self.assertIn(b'dat!', target.contents[0])
+
+
+class StreamTest(StraightTest):
+    """A package that comes once, forward."""
+
+    def piped(self, path):
+        """A named pipe that gives the package once."""
+        pipe = os.path.join(self.directory, 'pipe')
+        if os.path.exists(pipe):
+            os.unlink(pipe)
+        os.mkfifo(pipe)
+
+        def write():
+            with open(path, 'rb') as source, open(pipe, 'wb') as sink:
+                with contextlib.suppress(BrokenPipeError):
+                    shutil.copyfileobj(source, sink)
+
+        # A pipe that nobody opens must not hold up the end of the tests.
+        threading.Thread(target=write, daemon=True).start()
+        return pipe
+
+    def settings(self, path, **values):
+        return super().settings(self.piped(path), **values)
+
+    def test_disk_whose_blocks_are_in_disorder(self):
+        path = os.path.join(self.directory, 'guest.ova')
+        content = disk() + os.urandom(12 << 20)
+        entry = packages.Disk(_NAMES[0], 'a.vhd', len(content), 0)
+        packages.write_ova(
+            path,
+            [
+                ('guest.ovf', packages.xencenter_ovf([entry])),
+                (
+                    'a.vhd',
+                    packages.dynamic_vhd(content, [7, 0, 3, 2, 1, 4, 6, 5]),
+                ),
+            ],
+        )
+        target = self.target()
+        listener = Listener()
+        run.import_package(self.settings(path), target, listener)
+        self.assertEqual({0: content}, target.contents)
+        self.assertTrue(target.paths[0].endswith('disk0.raw'))
+        self.assertIn(
+            'a.vhd is copied into a workfile first', listener.said[0]
+        )
+
+    def test_disk_that_never_comes(self):
+        path = os.path.join(self.directory, 'guest.ova')
+        entry = packages.Disk(_NAMES[0], 'a.vhd', _SIZE, 0)
+        packages.write_ova(
+            path, [('guest.ovf', packages.xencenter_ovf([entry]))]
+        )
+        target = self.target()
+        with self.assertRaises(run.Failed) as caught:
+            run.import_package(self.settings(path), target)
+        self.assertEqual('package.missing-file', caught.exception.error.id)
+        self.assertEqual('discard', target.calls[-1])

@@ -1,0 +1,96 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""Where the chunks of an XVA lie, in a file that is read in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+import os
+
+from xenimport import model
+from xenimport.source import tarindex
+from xenimport.source import xva_chunks
+
+
+def index(
+    path: str, members: Iterable[tarindex.Member], disks: xva_chunks.Disks
+) -> dict[str, tuple[model.Piece, ...]]:
+    """The pieces of each disk that is wanted, by VDI.
+
+    Only headers and checksums are read.
+
+    :param members: those after the description
+    :raises xenimport.exceptions.PackageError: if chunks are missing or
+        do not fit
+    """
+    builder = _Index(path, disks)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        for member in members:
+            builder.add(member, descriptor)
+    finally:
+        os.close(descriptor)
+    return builder.finish()
+
+
+class _Index:
+    """Collects the pieces of disks from the members of a package."""
+
+    def __init__(self, path: str, disks: xva_chunks.Disks) -> None:
+        self._members = xva_chunks.Members(path, disks)
+        self._layouts = {
+            disk: xva_chunks.Layout(size, f'{path}: {disk}')
+            for disk, size in disks.sizes.items()
+        }
+        self._pieces: dict[str, list[model.Piece]] = {
+            disk: [] for disk in disks.sizes
+        }
+        #: The chunk whose checksum may come next, and where it lies.
+        self._chunk: xva_chunks.Name | None = None
+        self._place = (0, 0, 0)
+
+    def add(self, member: tarindex.Member, descriptor: int) -> None:
+        """Take in the next member; its checksum is read if it is one."""
+        name = self._members.name(member)
+        if name is None:
+            return
+        if not name.suffix:
+            self._flush(None)
+            self._chunk = name
+            layout = self._layouts.get(name.disk)
+            if layout is not None:
+                offset = layout.place(name.number, member.size)
+                self._place = (member.offset, member.size, offset)
+        else:
+            length = min(member.size, xva_chunks.MAX_TEXT)
+            text = os.pread(descriptor, length, member.offset)
+            self._flush(
+                self._members.checksum(member, name, self._chunk, text)
+            )
+
+    def _flush(self, checksum: str | None) -> None:
+        """Keep the chunk that was last, with its checksum."""
+        chunk, self._chunk = self._chunk, None
+        if chunk is None or not self._place[1]:
+            return
+        pieces = self._pieces.get(chunk.disk)
+        if pieces is not None:
+            pieces.append(model.Piece(*self._place, checksum=checksum))
+
+    def finish(self) -> dict[str, tuple[model.Piece, ...]]:
+        """All pieces, now that the package has ended."""
+        self._flush(None)
+        for layout in self._layouts.values():
+            layout.finish()
+        return {disk: tuple(found) for disk, found in self._pieces.items()}

@@ -1,0 +1,151 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""From what the user named to a virtual system with open disk images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import dataclasses
+
+from xenimport.converter import base as converter_base
+from xenimport import exceptions
+from xenimport import model
+from xenimport.source import base as source_base
+from xenimport import stream as stream_room
+from xenimport.workflow import context
+from xenimport.workflow import drivers
+from xenimport.workflow import layout
+
+
+def read(run: context.Run) -> None:
+    """Describe the package and open every disk that can be sought in.
+
+    :raises xenimport.exceptions.XenImportError: if it is damaged,
+        hostile or of no kind that is known
+    """
+    settings = run.settings
+    sources = drivers.load(
+        settings.conf, 'source', settings.option('enabled_sources')
+    )
+    request = source_base.Request(settings.system, settings.verify_manifest)
+    run.stream = _stream(settings.packages)
+    if run.stream is None:
+        system = drivers.open_package(sources, settings.packages, request)
+    else:
+        system = drivers.open_stream(sources, run.stream, request)
+    run.virtual_system = system
+    run.findings = system.findings
+    converters = load_converters(run)
+    for disk in system.disks:
+        opened = context.OpenDisk(disk)
+        run.disks.append(opened)
+        if disk.region.seekable and not disk.region.decoder:
+            open_image(run, opened, converters, system.package)
+    _leave_out_parents(run)
+
+
+def _stream(paths: tuple[str, ...]) -> stream_room.Stream | None:
+    """The package's stream, None if it can be read at any place."""
+    if len(paths) == 1:
+        return stream_room.open_package(paths[0])
+    for path in paths:
+        stream = stream_room.open_package(path)
+        if stream is not None:
+            stream.close()
+            raise exceptions.PackageError(
+                'package.several-streams',
+                'Of several disks, each must be a plain file',
+                where=path,
+                expected='files that can be read at any place',
+                found='a compressed file, a pipe or a URL',
+                fix='unpack or download it first, or import it alone',
+            )
+    return None
+
+
+def load_converters(
+    run: context.Run,
+) -> dict[str, converter_base.Converter]:
+    """The enabled converters, in their order."""
+    settings = run.settings
+    return drivers.load(
+        settings.conf, 'converter', settings.option('enabled_converters')
+    )
+
+
+def open_image(
+    run: context.Run,
+    opened: context.OpenDisk,
+    converters: dict[str, converter_base.Converter],
+    package: model.Package,
+) -> None:
+    """Open a disk's image, and note what is odd about it."""
+    disk = opened.disk
+    name, converter = drivers.choose_converter(converters, package, disk)
+    image = converter.open(package, disk)
+    opened.converter, opened.image = converter, image
+    opened.take(name, image)
+    run.findings += tuple(_findings(image, disk))
+
+
+def _findings(
+    image: converter_base.DiskImage, disk: model.Disk
+) -> Iterator[model.Finding]:
+    yield from image.findings
+    for found in (
+        layout.capacity_differs(image.virtual_size, disk),
+        layout.bare_file_system(image.pread(0, 512), disk),
+    ):
+        if found is not None:
+            yield found
+
+
+def _leave_out_parents(run: context.Run) -> None:
+    """Of bare disks given together, a parent is no disk of its own."""
+    system = run.system
+    parents = {
+        region.name
+        for opened in run.disks
+        if opened.image is not None
+        for region in opened.image.regions[1:]
+    }
+    kept = [
+        opened
+        for opened in run.disks
+        if opened.disk.region.name not in parents
+    ]
+    if not kept or len(kept) == len(run.disks):
+        return
+    for opened in run.disks:
+        if opened not in kept and opened.image is not None:
+            opened.image.close()
+            run.findings += (_parent(opened.disk),)
+    for index, opened in enumerate(kept):
+        opened.disk = dataclasses.replace(opened.disk, index=index)
+    run.disks = kept
+    run.virtual_system = dataclasses.replace(
+        system, disks=tuple(opened.disk for opened in kept)
+    )
+
+
+def _parent(disk: model.Disk) -> model.Finding:
+    return model.Finding(
+        id='package.parent-left-out',
+        severity=model.Severity.NOTE,
+        title='A disk was taken for the parent of another',
+        evidence=f'{disk.region.name} is a part of another disk image that '
+        'was given; it becomes no image of its own',
+        fix='nothing; to import it by itself, give it alone',
+        subject=disk.region.name,
+    )
