@@ -79,8 +79,7 @@ class PlainImage(base.ForwardImage):
         tail = b''
         while count := self._fill(buffer):
             self._check_limit(position + count)
-            last = bytes(buffer[max(0, count - raw_content.SECTOR) : count])
-            tail = (tail + last)[-raw_content.SECTOR :]
+            tail = bytes(buffer[max(0, count - raw_content.SECTOR) : count])
             yield position, buffer[:count]
             position += count
         # Only its last bytes tell a fixed VHD from a RAW disk.

@@ -13,12 +13,12 @@
 """Stream-optimized VMDKs as they come: once, forward.
 
 Such a disk is made to be read so: every grain has a marker that says
-where it belongs, and the tables follow the grains that they name.
+where it belongs. VMware's tools put the tables after the grains that
+they name, qemu-img puts all tables first.
 """
 
 from __future__ import annotations
 
-import array
 import collections
 from collections.abc import Iterator
 from concurrent import futures
@@ -28,6 +28,7 @@ from xenimport.converter import base
 from xenimport.converter import vmdk_descriptor
 from xenimport.converter import vmdk_format
 from xenimport.converter import vmdk_grain
+from xenimport.converter import vmdk_order
 from xenimport.converter import vmdk_tables
 from xenimport import exceptions
 from xenimport import model
@@ -40,6 +41,8 @@ _THREADS = 2
 _AHEAD = 4
 #: Bytes that are taken from the stream at once.
 _READ = 512 * 1024
+#: Bytes of tables that are read ahead: those of 128 GiB, twice.
+_PEEK = 20 * 1024 * 1024
 
 
 def open_stream(
@@ -53,23 +56,60 @@ def open_stream(
     header = vmdk_format.parse_header(stream.peek(SECTOR))
     if header is None or not header.compressed:
         raise base.NotForward('only a stream-optimized VMDK comes in order')
-    if header.directory != vmdk_format.AT_END or not header.size:
-        raise base.NotForward(
-            'this VMDK was not written as a stream: its tables stand before '
-            'its data'
-        )
+    if not header.size:
+        raise base.NotForward('its size stands at its end')
     where = f'{disk.region.path}: {disk.region.name}'
     vmdk_format.check_header(header, where)
     vmdk_format.check_descriptor(header, where)
-    return StreamImage(disk.region.name, where, header, stream)
+    order: vmdk_order.TablesFirst | vmdk_order.TablesLast
+    if header.directory == vmdk_format.AT_END:
+        order = vmdk_order.TablesLast(header, where)
+    else:
+        tables = _tables_first(header, stream, where)
+        order = vmdk_order.TablesFirst(header, where, tables)
+    return StreamImage(disk.region.name, where, header, stream, order)
+
+
+def _tables_first(
+    header: vmdk_format.Header, stream: stream_room.Stream, where: str
+) -> vmdk_tables.Tables:
+    """The tables that stand before all grains.
+
+    :raises xenimport.converter.base.NotForward: if they do not
+    """
+    size = header.overhead * SECTOR
+    if size > _PEEK:
+        raise base.NotForward('its tables are too large to be read ahead')
+    start = _Start(where, stream.peek(size), stream.size)
+    try:
+        return vmdk_tables.load(start, header, header.directory)
+    except _Beyond as error:
+        raise base.NotForward('its tables stand among its data') from error
+
+
+class _Beyond(Exception):
+    """What is wanted lies beyond what was peeked at."""
+
+
+class _Start:
+    """The start of a stream, as it would be read from a file."""
+
+    def __init__(self, where: str, data: bytes, size: int | None) -> None:
+        self.where = where
+        self._data = data
+        # A number of a sector cannot reach further.
+        self.size = size or 1 << 41
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset + length > len(self._data):
+            raise _Beyond
+        return self._data[offset : offset + length]
 
 
 class StreamImage(base.ForwardImage):
     """A stream-optimized VMDK that is read once."""
 
     format = 'vmdk'
-    #: The format wants it; what comes otherwise is refused.
-    ascending = True
 
     def __init__(
         self,
@@ -77,12 +117,14 @@ class StreamImage(base.ForwardImage):
         where: str,
         header: vmdk_format.Header,
         stream: stream_room.Stream,
+        order: vmdk_order.TablesFirst | vmdk_order.TablesLast,
     ) -> None:
         self.virtual_size = header.size
+        self.ascending = order.ascending
         self._where = where
         self._header = header
         self._stream = _Buffered(stream)
-        self._seen = _Seen(header, where)
+        self._order = order
         if header.unclean:
             self.findings = (vmdk_format.unclean(name, where),)
 
@@ -133,7 +175,7 @@ class StreamImage(base.ForwardImage):
     def _grains(self) -> Iterator[tuple[int, int, bytes]]:
         """Yield (index, sector, marker with data); check all metadata."""
         header, source = self._header, self._stream
-        while True:
+        while not self._order.complete:
             sector = source.position // SECTOR
             marker = vmdk_format.parse_marker(source.peek(16))
             if not marker.size:
@@ -152,36 +194,42 @@ class StreamImage(base.ForwardImage):
                     f'1 to {header.most_compressed} bytes, compressed',
                     f'{marker.size} bytes',
                 )
-            self._seen.add(index, sector)
+            self._order.add(index, sector)
             length = vmdk_format.GRAIN_MARKER + marker.size
             yield index, sector, source.take(-(-length // SECTOR) * SECTOR)
+        # Nothing has to follow; an end-of-stream marker is a zero.
+        if not source.only_zeros():
+            raise self._error('the end of the disk', 'more bytes')
 
     def _metadata(self, marker: vmdk_format.Marker) -> bool:
         """Check what a marker announces; whether it is the end."""
-        source, header = self._stream, self._header
+        source, header, order = self._stream, self._header, self._order
+        if isinstance(order, vmdk_order.TablesFirst):
+            raise order.differs(
+                'all grains that the tables name', f'a marker {marker.kind}'
+            )
         source.skip(SECTOR)
         sector = source.position // SECTOR
         size = marker.value * SECTOR
         entries = header.directory_entries * 4
         if marker.kind == vmdk_format.END_OF_STREAM and not size:
-            self._seen.check_end()
-            self._check_nothing_left()
+            order.check_end()
+            if not source.at_end():
+                raise self._error('the end of the disk', 'more bytes')
             return True
         if (
             marker.kind == vmdk_format.GRAIN_TABLE
             and size == vmdk_format.TABLE_SIZE
         ):
-            self._seen.add_table(
-                sector, vmdk_tables.numbers(source.take(size))
-            )
+            order.add_table(sector, vmdk_tables.numbers(source.take(size)))
         elif (
             marker.kind == vmdk_format.GRAIN_DIRECTORY
             and entries <= size < entries + SECTOR
         ):
             directory = vmdk_tables.numbers(source.take(size)[:entries])
-            self._seen.add_directory(sector, directory)
+            order.add_directory(sector, directory)
         elif marker.kind == vmdk_format.FOOTER and size == SECTOR:
-            self._seen.add_footer(source.take(SECTOR))
+            order.add_footer(source.take(SECTOR))
         else:
             raise self._error(
                 'the marker of a grain, a table, a directory, the footer or '
@@ -189,10 +237,6 @@ class StreamImage(base.ForwardImage):
                 f'kind {marker.kind}, {marker.value} sectors',
             )
         return False
-
-    def _check_nothing_left(self) -> None:
-        if not self._stream.at_end():
-            raise self._error('the end of the disk', 'more bytes')
 
     def _error(self, expected: str, found: str) -> exceptions.DiskImageError:
         return vmdk_format.error(
@@ -260,106 +304,6 @@ class _Batch:
         return view[:done]
 
 
-class _Seen:
-    """What has come so far; the tables have to say the same."""
-
-    def __init__(self, header: vmdk_format.Header, where: str) -> None:
-        self._header = header
-        self._where = where
-        self._last = -1
-        self._tables: dict[int, array.array[int]] = {}
-        #: A table by the sector of its first grain.
-        self._first: dict[int, int] = {}
-        #: Where the tables stand; those without a grain by themselves.
-        self._places: dict[int, int] = {}
-        self._empty: set[int] = set()
-        self._directory = 0
-        self._footer = False
-
-    def add(self, index: int, sector: int) -> None:
-        """A grain has come."""
-        if index <= self._last:
-            raise vmdk_format.error(
-                'vmdk.grain-order',
-                'The grains of the VMDK do not come in order',
-                f'{self._where}, sector {sector}',
-                expected=f'a grain after number {self._last}',
-                found=f'grain {index}',
-                fix='unpack the package, and give the disk as a plain file',
-            )
-        self._last = index
-        number, entry = divmod(index, vmdk_format.TABLE_ENTRIES)
-        table = self._tables.get(number)
-        if table is None:
-            if len(self._tables) == vmdk_tables.MAX_TABLES:
-                raise self._differs('no more tables', 'one more')
-            table = vmdk_tables.numbers(bytes(vmdk_format.TABLE_SIZE))
-            self._tables[number] = table
-            self._first[sector] = number
-        if number in self._places or self._directory:
-            raise self._differs('no grain after its table', f'grain {index}')
-        table[entry] = sector
-
-    def add_table(self, sector: int, table: array.array[int]) -> None:
-        """A grain table has come."""
-        if self._header.flags & vmdk_format.ZEROED_GRAINS:
-            table = vmdk_tables.without_zeroed(table)
-        first = next(filter(None, table), 0)
-        if not first:
-            self._empty.add(sector)
-            if len(self._empty) > vmdk_tables.MAX_TABLES:
-                raise self._differs('no more tables', 'one more')
-            return
-        number = self._first.get(first)
-        if number is None or self._tables[number] != table:
-            raise self._differs(
-                'a table of the grains before it',
-                f'another at sector {sector}',
-            )
-        self._places[number] = sector
-
-    def add_directory(self, sector: int, directory: array.array[int]) -> None:
-        """The grain directory has come."""
-        for number, place in enumerate(directory):
-            if number in self._tables:
-                right = place == self._places.get(number)
-            else:
-                right = not place or place in self._empty
-            if not right:
-                raise self._differs(
-                    f'the directory names table {number} where it stands',
-                    f'sector {place}',
-                )
-        self._directory = sector
-
-    def add_footer(self, data: bytes) -> None:
-        """The footer has come."""
-        footer = vmdk_format.parse_header(data)
-        if footer is None:
-            raise vmdk_format.no_footer(self._where)
-        vmdk_format.check_footer(self._header, footer, self._where)
-        if not self._directory or footer.directory != self._directory:
-            raise self._differs(
-                f'a footer that names the directory at {self._directory}',
-                f'sector {footer.directory}',
-            )
-        self._footer = True
-
-    def check_end(self) -> None:
-        """The end may have come only after the footer."""
-        if not self._footer:
-            raise vmdk_format.no_footer(self._where)
-
-    def _differs(self, expected: str, found: str) -> exceptions.DiskImageError:
-        return vmdk_format.error(
-            'vmdk.tables-differ',
-            'The tables of the VMDK do not fit its grains',
-            self._where,
-            expected=expected,
-            found=found,
-        )
-
-
 class _Buffered:
     """Takes large parts from a stream, and gives small ones.
 
@@ -407,6 +351,14 @@ class _Buffered:
     def at_end(self) -> bool:
         """Whether nothing is left."""
         return self._start == self._end and not self._more(1)
+
+    def only_zeros(self) -> bool:
+        """Whether nothing is left but zeros."""
+        while not self.at_end():
+            if any(self._buffer[self._start : self._end]):
+                return False
+            self._start = self._end
+        return True
 
     def _more(self, length: int) -> int:
         """Read on; how many bytes, 0 only at the end."""

@@ -19,8 +19,8 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 import itertools
 import sys
+import typing
 
-from xenimport.converter import region
 from xenimport.converter import vmdk_format
 from xenimport import exceptions
 
@@ -51,6 +51,17 @@ def numbers(data: bytes | memoryview) -> array.array[int]:
     return result
 
 
+class Reader(typing.Protocol):
+    """What tables are read from: a region, or the start of a stream."""
+
+    size: int
+
+    @property
+    def where(self) -> str: ...
+
+    def read(self, offset: int, length: int) -> bytes: ...
+
+
 class Tables:
     """The sector of every grain, 0 where there is none.
 
@@ -72,6 +83,12 @@ class Tables:
             return 0
         table = self._tables[number]
         return 0 if table is None else table[entry]
+
+    def sectors(self) -> Iterator[int]:
+        """Yield where each grain starts that is there, in disk order."""
+        for table in self._tables:
+            if table is not None:
+                yield from filter(None, table)
 
     def extents(self) -> Iterator[tuple[int, int, bool]]:
         """Yield (offset, length, allocated) of the disk, in order."""
@@ -110,9 +127,7 @@ def merged(
         yield start, end - start, current
 
 
-def load(
-    reader: region.RegionReader, header: vmdk_format.Header, directory: int
-) -> Tables:
+def load(reader: Reader, header: vmdk_format.Header, directory: int) -> Tables:
     """Read and validate a grain directory and its tables.
 
     :param directory: the sector where it starts
@@ -125,7 +140,7 @@ def load(
 class _Loader:
     def __init__(
         self,
-        reader: region.RegionReader,
+        reader: Reader,
         header: vmdk_format.Header,
         directory: int,
     ) -> None:
@@ -254,9 +269,11 @@ class _Loader:
     def _metadata(
         self, places: list[tuple[int, int]], entries: int
     ) -> Iterator[tuple[int, int]]:
-        """Yield (sector, sectors) of what is not a grain."""
+        """Yield (sector, sectors) of what is not a grain.
+
+        The header is not needed: nothing can name its sector, the first.
+        """
         header = self._header
-        yield 0, 1
         yield header.descriptor_offset, header.descriptor_size
         yield self._offset, -(-entries * 4 // vmdk_format.SECTOR)
         start = end = 0
@@ -295,7 +312,7 @@ class _Places:
 
     def __init__(
         self,
-        reader: region.RegionReader,
+        reader: Reader,
         header: vmdk_format.Header,
         sectors: int,
     ) -> None:
@@ -367,9 +384,7 @@ class _Places:
                 )
 
 
-def overlap(
-    reader: region.RegionReader, found: str
-) -> exceptions.DiskImageError:
+def overlap(reader: Reader, found: str) -> exceptions.DiskImageError:
     """The error of a grain that lies on something else."""
     return vmdk_format.error(
         'vmdk.grains-overlap',
@@ -380,9 +395,7 @@ def overlap(
     )
 
 
-def outside(
-    reader: region.RegionReader, sector: int
-) -> exceptions.DiskImageError:
+def outside(reader: Reader, sector: int) -> exceptions.DiskImageError:
     """The error of a grain that the file does not have."""
     return vmdk_format.error(
         'vmdk.grain-outside',

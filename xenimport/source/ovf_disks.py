@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import dataclasses
 import re
+from urllib import parse
 from xml.etree import ElementTree  # nosec: types only
 
 from xenimport import exceptions
@@ -136,23 +137,25 @@ class DiskReader:
 
         :raises xenimport.exceptions.PackageError: if there is no such disk
         """
-        for name in ('HostResource', 'InstanceID', 'Connection'):
-            text = item.text(name)
+        stated = item.text('HostResource')
+        for text in (stated, item.instance, item.connection):
             if text is None:
                 continue
             kind, identity = _resource(text)
             found = self._find(kind, identity)
+            if found is None:
+                # It is a URI, so a blank may be written as %20.
+                found = self._find(kind, parse.unquote(identity))
             if found is not None:
                 return found
-            if kind:
-                raise self._error(
-                    'package.missing-file',
-                    'A disk drive refers to a disk that is not described',
-                    expected=f'a {kind.capitalize()} with the id '
-                    f'{identity[:200]!r}',
-                    fix='export the guest again',
-                )
-        return None
+        if stated is None:
+            return None
+        raise self._error(
+            'package.missing-file',
+            'A disk drive refers to a disk that is not described',
+            expected=f'a Disk or File that {stated[:200]!r} means',
+            fix='export the guest again',
+        )
 
     def _find(self, kind: str, identity: str) -> str | None:
         if kind != 'file':

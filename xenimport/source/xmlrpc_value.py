@@ -29,8 +29,6 @@ from defusedxml import ElementTree as safe_xml
 #: Elements, and lines and other parts of text; an export has some
 #: thousands.
 _MAX_EVENTS = 1_000_000
-#: Structs and arrays inside each other.
-_MAX_DEPTH = 32
 _SCALARS = frozenset(
     (
         'string',
@@ -125,7 +123,7 @@ class _Builder:
 
     def _count(self) -> None:
         self._events += 1
-        if self._events > _MAX_EVENTS or len(self._frames) > _MAX_DEPTH:
+        if self._events > _MAX_EVENTS:
             raise ValueError('more than any export has')
 
     def data(self, text: str) -> None:

@@ -19,6 +19,7 @@ the version and the token. Several threads may ask at the same time.
 from __future__ import annotations
 
 from collections.abc import Mapping
+import threading
 import time
 import typing
 
@@ -47,8 +48,19 @@ class Service:
         connection: sdk_connection.Connection,
         options: Mapping[str, typing.Any],
     ) -> None:
-        self.connection = connection
+        self._connection = connection
         self._options = options
+        self._lock = threading.Lock()
+
+    @property
+    def proxy(self) -> typing.Any:
+        """The SDK's image proxy.
+
+        It is made, and the address found, at the first use, which two
+        threads must not do at the same time.
+        """
+        with self._lock:
+            return self._connection.image
 
     @property
     def timeout(self) -> float:
@@ -65,7 +77,7 @@ class Service:
 
     def renew_token(self) -> bool:
         """Forget the token; whether a new one can be had."""
-        return bool(self.connection.session.invalidate())
+        return bool(self._connection.session.invalidate())
 
     def get(
         self, path: str, doing: str, **more: typing.Any
@@ -76,7 +88,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.connection.image.get(
+            return self.proxy.get(
                 path, timeout=self.timeout, **more
             )
 
@@ -97,7 +109,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.connection.image.post(
+            return self.proxy.post(
                 path, json=body, timeout=self.timeout
             )
 
@@ -107,7 +119,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.connection.image.delete(path, timeout=self.timeout)
+            return self.proxy.delete(path, timeout=self.timeout)
 
     def replace(
         self, path: str, doing: str, **values: typing.Any
@@ -117,7 +129,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.connection.image.patch(
+            return self.proxy.patch(
                 path,
                 json=[
                     {'op': 'replace', 'path': f'/{key}', 'value': value}

@@ -172,7 +172,7 @@ class Upload:
         its end, and an empty image stand as active.
         """
         with replies.translated(_DOING):
-            return self._service.connection.image.put(
+            return self._service.proxy.put(
                 f'/images/{self._id}/{self._resource}',
                 data=body,
                 headers={

@@ -19,6 +19,7 @@ package is, nothing but the product's own errors may come out.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
@@ -92,16 +93,19 @@ def converters() -> dict[str, converter_base.Converter]:
     }
 
 
-def read(paths: Sequence[str]) -> Mapping[str, Content | None]:
+def read(
+    paths: Sequence[str], opened: Callable[[], object] = lambda: None
+) -> Mapping[str, Content | None]:
     """Read every disk of a package, by name; None for what must be unpacked.
 
+    :param opened: called when a disk has been opened
     :raises xenimport.exceptions.XenImportError: if it is refused
     """
     if len(paths) == 1:
         stream = stream_room.open_package(paths[0])
         if stream is not None:
             with contextlib.closing(stream):
-                return read_stream(stream)
+                return read_stream(stream, opened)
     system = drivers.open_package(sources(), paths)
     found: dict[str, Content | None] = {}
     for disk in system.disks:
@@ -110,6 +114,7 @@ def read(paths: Sequence[str]) -> Mapping[str, Content | None]:
                 converters(), system.package, disk
             )
             with converter.open(system.package, disk) as image:
+                opened()
                 found[disk.region.name] = read_image(image)
         else:
             region = disk.region
@@ -120,12 +125,14 @@ def read(paths: Sequence[str]) -> Mapping[str, Content | None]:
                     )
                 )
             ) as content:
-                found[region.name] = _read_arriving(system, disk, content)
+                found[region.name] = _read_arriving(
+                    system, disk, content, opened
+                )
     return found
 
 
 def read_stream(
-    stream: stream_room.Stream,
+    stream: stream_room.Stream, opened: Callable[[], object] = lambda: None
 ) -> Mapping[str, Content | None]:
     """The same for a package that comes once."""
     system = drivers.open_stream(sources(), stream)
@@ -133,7 +140,7 @@ def read_stream(
     found: dict[str, Content | None] = {}
     for name, content in system.package.arrivals or ():
         if name in disks:
-            found[name] = _read_arriving(system, disks[name], content)
+            found[name] = _read_arriving(system, disks[name], content, opened)
     return found
 
 
@@ -141,6 +148,7 @@ def _read_arriving(
     system: model.VirtualSystem,
     disk: model.Disk,
     content: stream_room.Stream,
+    opened: Callable[[], object],
 ) -> Content | None:
     _name, converter = drivers.choose_converter(
         converters(), system.package, disk, content
@@ -151,8 +159,10 @@ def _read_arriving(
     except converter_base.NotForward:
         if content.position != before:
             raise BrokenPromiseError('not forward, but it took some') from None
+        opened()
         content.skip(MOST_BYTES)
         return None
+    opened()
     return read_forward(image)
 
 

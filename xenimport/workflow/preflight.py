@@ -92,6 +92,13 @@ _TOOLS = (
     ),
     _Tool('machine.sfdisk', 'sfdisk', 'verifies partition tables', 'fdisk'),
     _Tool('machine.sgdisk', 'sgdisk', 'verifies GPTs', 'gdisk', WARNING),
+    _Tool(
+        'machine.qemu-nbd',
+        'qemu-nbd',
+        'reads qcow2, VHDX and VDI disks',
+        'qemu-utils',
+        WARNING,
+    ),
 )
 
 
@@ -109,7 +116,7 @@ def checks(conf: cfg.ConfigOpts, work_dir: str | None = None) -> list[Result]:
     binding = libguestfs_binding()
     results = [binding, kernel_readable(), kvm(conf), space(directory)]
     results += [tool(item) for item in _TOOLS]
-    results += [nbdkit(), grub()]
+    results += [libnbd_binding(), nbdkit(), grub()]
     results.insert(1, appliance(conf, directory, binding))
     return results
 
@@ -152,6 +159,23 @@ def libguestfs_binding() -> Result:
         if done
         else 'apt install python3-guestfs, and make the virtual environment '
         "from the distribution's python3 with --system-site-packages",
+    )
+
+
+def libnbd_binding() -> Result:
+    """Python's binding of libnbd, through which qemu-nbd is asked."""
+    done, output = _run(
+        [sys.executable, '-P', '-c', 'import nbd; print(nbd.__file__)']
+    )
+    return Result(
+        'machine.libnbd-binding',
+        'Python can import libnbd, for qcow2, VHDX and VDI disks',
+        OK if done else WARNING,
+        f'{sys.executable}: {output}',
+        None
+        if done
+        else 'apt install python3-libnbd; needed for qcow2, VHDX and VDI '
+        'disks alone',
     )
 
 

@@ -22,6 +22,7 @@ import ast
 from collections.abc import Iterator
 import functools
 import importlib
+from importlib import metadata
 import pathlib
 import re
 import unittest
@@ -259,3 +260,43 @@ class OptionsTest(unittest.TestCase):
             for option in options:
                 with self.subTest(f'[{group}] {option.dest}'):
                     self.assertRegex(option.help or '', r'\A\w.*\.\Z')
+
+
+class FormatsTest(unittest.TestCase):
+    """The table of formats names tests that exist."""
+
+    def test_every_test_exists(self) -> None:
+        text = (_DOCS / 'user' / 'formats.rst').read_text('utf-8')
+        named = re.findall(r'``(test_\w+)\.(\w+)\.(test_\w+)``', text)
+        self.assertGreater(len(named), 80)
+        missing = [
+            f'{module}.{case}.{test}'
+            for module, case, test in named
+            if test not in _tests(module, case)
+        ]
+        self.assertEqual([], missing)
+
+    def test_every_driver_has_a_row(self) -> None:
+        text = (_DOCS / 'user' / 'formats.rst').read_text('utf-8')
+        rows = {
+            name
+            for row in re.findall(r'^   \* - (.+)$', text, re.MULTILINE)
+            for name in row.split(', ')
+        }
+        for namespace in ('xenimport.source', 'xenimport.converter'):
+            for point in metadata.entry_points(group=namespace):
+                with self.subTest(point.name):
+                    self.assertIn(point.name, rows)
+
+
+@functools.cache
+def _tests(module: str, case: str) -> frozenset[str]:
+    """The names of the tests of a class, wherever its module is."""
+    return frozenset(
+        item.name
+        for path in (_PACKAGE / 'tests').rglob(f'{module}.py')
+        for node in ast.parse(path.read_text('utf-8')).body
+        if isinstance(node, ast.ClassDef) and node.name == case
+        for item in node.body
+        if isinstance(item, ast.FunctionDef)
+    )

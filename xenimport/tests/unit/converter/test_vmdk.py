@@ -205,34 +205,10 @@ class StreamOptimizedTest(VmdkCase):
         self.assert_reads(data, image)
 
     def test_directory_at_the_start(self) -> None:
-        # As qemu-img writes it: tables first, no markers for them.
         data = sample()
-        grains = vmdk_packages.grains_of(data)
-        entries = bytearray(2048)
-        body = b''
-        for index in sorted(grains):
-            entries[index * 4 : index * 4 + 4] = vmdk_packages.number(
-                128 + len(body) // SECTOR, 4
-            )
-            body += vmdk_packages.grain_marker(
-                index * 128, zlib.compress(grains[index])
-            )
-        capacity = len(data) // SECTOR
-        head = vmdk_packages.header(
-            capacity,
-            version=3,
-            flags=0x30001,
-            compression=1,
-            directory=vmdk_packages.number(30, 8),
-        )
-        text = vmdk_packages.descriptor(
-            'streamOptimized', [f'RW {capacity} SPARSE "d.vmdk"']
-        )
-        content = (head + text).ljust(30 * SECTOR, b'\0')
-        content += vmdk_packages.to_sector(vmdk_packages.number(31, 4))
-        content += bytes(entries)
-        image = self.open(content.ljust(128 * SECTOR, b'\0') + body)
-        self.assert_reads(data, image)
+        for order in (list, lambda indexes: indexes[::-1]):
+            image = self.open(vmdk_packages.tables_first(data, order=order))
+            self.assert_reads(data, image)
 
     def test_last_grain_is_short(self) -> None:
         stream = vmdk_packages.Stream(130)
@@ -598,20 +574,35 @@ class HostileTest(VmdkCase):
     def test_grains_on_each_other(self) -> None:
         content = vmdk_packages.sparse(sample(), flags=1)
         first = 128  # where the grains begin
-        for name, sector in (
-            ('same', first),
-            ('half', first + 64),
-            ('one sector in', first + 1),
-            ('one sector before', first - 1),
-            ('header', 1),
-            ('descriptor', 5),
-            ('table', 27),
+        for name, entry, sector in (
+            ('same', 9, first),
+            ('half', 9, first + 64),
+            ('one sector in', 9, first + 1),
+            ('one sector before', 9, first - 1),
+            ('into the next', 0, first + 5),
+            ('descriptor', 9, 5),
+            ('table', 9, 27),
         ):
             with self.subTest(name):
                 self.refused(
                     vmdk_packages.patched(
                         content,
-                        27 * SECTOR + 9 * 4,
+                        27 * SECTOR + entry * 4,
+                        vmdk_packages.number(sector, 4),
+                    ),
+                    'vmdk.grains-overlap',
+                )
+
+    def test_small_grain_on_metadata(self) -> None:
+        content = vmdk_packages.sparse(bytes(MIB), grain=16, flags=1)
+        content = content.ljust(MIB, b'\0')
+        # The descriptor is at 1, the directory at 26, its table at 27.
+        for sector in (1, 20, 26, 27, 30):
+            with self.subTest(sector):
+                self.refused(
+                    vmdk_packages.patched(
+                        content,
+                        27 * SECTOR,
                         vmdk_packages.number(sector, 4),
                     ),
                     'vmdk.grains-overlap',

@@ -175,6 +175,76 @@ class ForwardTest(StreamCase):
         self.assertEqual(1, threading.active_count())
 
 
+class TablesFirstTest(StreamCase):
+    """As qemu-img writes it: the tables stand before the grains."""
+
+    def sample(self) -> bytes:
+        return cases.noise(3 * MIB) + bytes(MIB) + b'x' * 512
+
+    def test_data(self) -> None:
+        data = self.sample()
+        for end in (b'', bytes(512), bytes(5000)):
+            with self.subTest(len(end)):
+                content = vmdk_packages.tables_first(data, level=1) + end
+                self.assertTrue(self.image(content).ascending)
+                self.assertEqual(data, self.read(content))
+
+    def test_any_order(self) -> None:
+        data = self.sample()
+        content = vmdk_packages.tables_first(
+            data, level=1, order=lambda indexes: indexes[::-1]
+        )
+        image = self.image(content)
+        self.assertFalse(image.ascending)
+        disk = bytearray(len(data))
+        for offset, run in image.runs():
+            disk[offset : offset + len(run)] = run
+        self.assertEqual(data, bytes(disk))
+
+    def test_empty_disk(self) -> None:
+        content = vmdk_packages.tables_first(bytes(MIB))
+        self.assertEqual(bytes(MIB), self.read(content))
+
+    def test_cut_short(self) -> None:
+        whole = vmdk_packages.tables_first(self.sample())
+        for end in (len(whole) - 512, len(whole) - MIB, 128 * SECTOR):
+            with self.subTest(end):
+                self.refused(whole[:end], 'package.truncated')
+
+    def test_size_of_the_stream_is_known(self) -> None:
+        content = vmdk_packages.tables_first(self.sample())
+        stream = Bytes(content)
+        stream.size = 200_000
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            self.converter.open_stream(self.streamed(), stream)
+        self.assertEqual('vmdk.grain-outside', caught.exception.id)
+
+    def test_grain_that_no_table_names(self) -> None:
+        content = vmdk_packages.tables_first(self.sample())
+        for entry in (0, 5):
+            with self.subTest(entry):
+                self.refused(
+                    vmdk_packages.patched(
+                        content, 31 * SECTOR + entry * 4, bytes(4)
+                    ),
+                    'vmdk.tables-differ',
+                )
+
+    def test_grain_missing(self) -> None:
+        content = vmdk_packages.tables_first(self.sample())
+        number = len(content) // SECTOR
+        content = vmdk_packages.patched(
+            content,
+            31 * SECTOR + 500 * 4,
+            vmdk_packages.number(number, 4),
+        )
+        self.refused(content + bytes(1024), 'vmdk.tables-differ')
+
+    def test_more_after_the_end(self) -> None:
+        content = vmdk_packages.tables_first(self.sample())
+        self.refused(content + bytes(600) + b'x', 'vmdk.marker')
+
+
 class NotForwardTest(StreamCase):
     def test_other_kinds(self) -> None:
         stream_optimized = vmdk_packages.stream_optimized(bytes(MIB))
@@ -185,10 +255,22 @@ class NotForwardTest(StreamCase):
             ('esx', b'COWD' + bytes(600)),
             ('empty', b''),
             (
-                'directory first',
+                'directory among the data',
                 vmdk_packages.patched(
-                    stream_optimized, 56, vmdk_packages.number(30, 8)
+                    stream_optimized, 56, vmdk_packages.number(128, 8)
                 ),
+            ),
+            (
+                'table among the data',
+                vmdk_packages.patched(
+                    vmdk_packages.tables_first(bytes(MIB)),
+                    30 * SECTOR,
+                    vmdk_packages.number(126, 4),
+                ),
+            ),
+            (
+                'tables too large',
+                vmdk_packages.tables_first(bytes(MIB), overhead=1 << 62),
             ),
             (
                 'size at the end',

@@ -276,12 +276,37 @@ class ReferenceTest(OvfTestCase):
         self.assertEqual('two.vmdk', file and file.href)
         self.assertIsNone(found.disks[0].capacity)
 
+    def test_escaped_reference(self) -> None:
+        found = self.vmware(
+            [],
+            [writer.Drive(7, None, 0, 'ovf:/disk/my%20disk')],
+            [writer.Disk('my disk', 'f1')],
+        )
+        self.assertEqual(['my disk'], ids(found))
+        self.assertEqual([], findings(found))
+
+    def test_drive_without_a_disk(self) -> None:
+        found = self.vmware([], [writer.Drive(7, None, 0, None)])
+        self.assertEqual(['d1', 'd2'], ids(found))
+        self.assertEqual(
+            [('ovf.disk-unattached', 'd1'), ('ovf.disk-unattached', 'd2')],
+            findings(found),
+        )
+
+    def test_drive_of_a_device_of_the_old_host(self) -> None:
+        text = writer.vmware_ovf(
+            FILES, DISKS, [], [writer.Drive(7, None, 0, '/dev/sdb')]
+        )
+        self.assertIn(
+            '/dev/sdb', self.assert_refused(text, 'package.missing-file')
+        )
+
     def test_drive_of_an_unknown_file(self) -> None:
         text = writer.vmware_ovf(
             FILES, DISKS, [], [writer.Drive(7, None, 0, 'ovf:/file/f9')]
         )
         self.assertIn(
-            "'f9'", self.assert_refused(text, 'package.missing-file')
+            "file/f9'", self.assert_refused(text, 'package.missing-file')
         )
 
     def test_same_disk_twice(self) -> None:

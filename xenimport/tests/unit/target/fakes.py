@@ -83,6 +83,11 @@ class FakeGlance:
     :ivar uploads: answers for the next uploads, in order; when there is
         none left, uploads go well
     :ivar change: called with a record after its upload
+    :ivar methods: the import methods that it offers
+    :ivar looks: what an import shows at each look, in order, before it
+        is done: the status of the image, and the task or None
+    :ivar convert: makes another image of what is imported; returns its
+        disk format and bytes
     """
 
     def __init__(self, mocker: requests_mock.Mocker) -> None:
@@ -92,6 +97,10 @@ class FakeGlance:
         self.change: Callable[[dict[str, typing.Any]], typing.Any] = (
             lambda image: None
         )
+        self.methods = ['glance-direct', 'web-download']
+        self.looks: list[tuple[str, dict[str, str] | None]] = []
+        self.convert: Callable[[bytes], tuple[str, bytes]] | None = None
+        self._task: dict[str, str] | None = None
         self.mocker = mocker
         mocker.get(f'{URL}/', json=_VERSIONS, status_code=300)
         mocker.get(URL, json=_VERSIONS, status_code=300)
@@ -103,6 +112,10 @@ class FakeGlance:
         mocker.delete(one, text=self._delete)
         mocker.patch(one, json=self._patch)
         mocker.put(self.matcher('/file'), text=self._upload)
+        mocker.put(self.matcher('/stage'), text=self._upload)
+        mocker.post(self.matcher('/import'), text=self._import)
+        mocker.get(self.matcher('/tasks'), json=self._tasks)
+        mocker.get(f'{URL}/v2/info/import', json=self._methods)
 
     @staticmethod
     def matcher(rest: str = '') -> typing.Any:
@@ -171,6 +184,15 @@ class FakeGlance:
         assert int(request.headers['Content-Length']) == len(data)
         assert 'Transfer-Encoding' not in request.headers
         self.data[image['id']] = data
+        if request.path.endswith('/stage'):
+            image |= {'status': 'uploading', 'size': len(data)}
+        else:
+            self._store(image)
+        context.status_code = 204
+        return ''
+
+    def _store(self, image: dict[str, typing.Any]) -> None:
+        data = self.data[image['id']]
         image |= {
             'status': 'active',
             'size': len(data),
@@ -179,8 +201,43 @@ class FakeGlance:
             'os_hash_value': hashlib.sha512(data).hexdigest(),
         }
         self.change(image)
-        context.status_code = 204
+
+    def _methods(self, request: typing.Any, context: typing.Any) -> object:
+        return {'import-methods': {'type': 'array', 'value': self.methods}}
+
+    def _import(self, request: typing.Any, context: typing.Any) -> str:
+        image = self._named(request)
+        assert image is not None
+        assert request.json() == {'method': {'name': 'glance-direct'}}
+        assert image['status'] == 'uploading'
+        context.status_code = 202
+        image['os_glance_import_task'] = 'a task'
         return ''
+
+    def _tasks(self, request: typing.Any, context: typing.Any) -> object:
+        """Each question for the tasks takes the import a look further."""
+        image = self._named(request)
+        assert image is not None
+        if 'os_glance_import_task' not in image:
+            return {'tasks': []}
+        if self.looks:
+            image['status'], self._task = self.looks.pop(0)
+        elif image['status'] != 'active':
+            self._finish(image)
+        if self._task is None:
+            context.status_code = 404
+            return {}
+        old = {'created_at': '2000-01-01T00:00:00Z', 'status': 'failure'}
+        return {'tasks': [old, {'created_at': '2026'} | self._task]}
+
+    def _finish(self, image: dict[str, typing.Any]) -> None:
+        if self.convert is not None:
+            image['disk_format'], data = self.convert(self.data[image['id']])
+            self.data[image['id']] = data
+            image['virtual_size'] = len(data)
+        self._store(image)
+        del image['os_glance_import_task']
+        image['os_glance_failed_import'] = ''
 
 
 def connect() -> sdk_connection.Connection:

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 import hashlib
 import os
 import pathlib
@@ -80,6 +81,48 @@ class ContentTest(unittest.TestCase):
         # Each MiB differs: a buffer filled too early would show.
         data = b''.join(bytes([n]) * MIB for n in range(1, 17))
         self.check(self.write(len(data), (0, data)))
+
+    def test_last_chunk_is_kept_back_until_the_content_has_ended(self) -> None:
+        error = exceptions.PackageError('package.truncated', 'at its end')
+
+        class Damaged(content.FileContent):
+            def chunks(self) -> Iterator[memoryview]:
+                yield from super().chunks()
+                raise error
+
+        self.write(3 * MIB, (0, b'x'))
+        got = 0
+        with content.Body(Damaged(self.path)) as body:
+            with self.assertRaises(exceptions.PackageError):
+                for piece in body:
+                    got += len(piece)
+            self.assertEqual(2 * MIB, got)
+            self.assertIs(error, body.failure)
+            self.assertFalse(body.complete)
+
+    def test_content_is_ended_with_the_body(self) -> None:
+        ended = []
+
+        class Watched(content.FileContent):
+            def chunks(self) -> Iterator[memoryview]:
+                try:
+                    yield from super().chunks()
+                finally:
+                    ended.append(True)
+
+        self.write(5 * MIB, (0, b'x'))
+        with content.Body(Watched(self.path)) as body:
+            kept = iter(body)
+            next(kept)
+            self.assertEqual([], ended)
+        self.assertEqual([True], ended)
+        self.assertIsNone(body.failure)
+
+    def test_absent_file(self) -> None:
+        with self.assertRaises(exceptions.MachineError) as caught:
+            content.FileContent(self.path)
+        self.assertEqual('machine.read-failed', caught.exception.id)
+        self.assertEqual(self.path, caught.exception.where)
 
     def test_file_that_shrinks_is_an_error(self) -> None:
         self.write(3 * MIB, (0, b'x' * 3 * MIB))

@@ -85,6 +85,25 @@ class DirectoryTest(unittest.TestCase):
             ),
         )
 
+    def test_name_ends_with_the_disk_format(self) -> None:
+        request = model.ImageRequest('n', disk_format='qcow2')
+        self.target.validate([REQUEST, request])
+        image = self.target.publish(
+            1, content.FileContent(str(self.workfile)), request
+        )
+        self.assertEqual(str(self.out / 'disk1.qcow2'), image.id)
+        self.assertEqual('qcow2', image.disk_format)
+        self.assertEqual(['disk1.qcow2'], os.listdir(self.out))
+
+    def test_qcow2_in_the_way_is_known_early(self) -> None:
+        self.out.mkdir()
+        (self.out / 'disk0.qcow2').write_bytes(b'mine')
+        self.target.validate([REQUEST])
+        with self.assertRaises(exceptions.TargetError):
+            self.target.validate(
+                [model.ImageRequest('n', disk_format='qcow2')]
+            )
+
     def test_copied_between_file_systems_with_holes(self) -> None:
         self.elsewhere()
         self.publish()

@@ -102,6 +102,19 @@ class ToolTestCase(PreflightTestCase):
         self.program('nbdkit', '[ "$1 $2" = "python --dump-plugin" ]')
         self.assert_result(preflight.nbdkit(), 'ok', 'nbdkit')
 
+    def test_libnbd(self):
+        for found, status in ((True, 'ok'), (False, 'warning')):
+            with self.subTest(found=found):
+                self.patch(
+                    preflight, '_run', return_value=(found, 'No module nbd')
+                )
+                result = preflight.libnbd_binding()
+                self.assertEqual(status, result.status)
+                self.assertEqual(
+                    not found,
+                    'apt install python3-libnbd' in (result.remedy or ''),
+                )
+
     def test_no_nbdkit(self):
         self.assert_result(
             preflight.nbdkit(), 'failed', 'no nbdkit', 'apt install nbdkit'
