@@ -34,6 +34,7 @@ import tempfile
 import threading
 import time
 import typing
+import weakref
 
 from xenimport import exceptions
 
@@ -132,7 +133,11 @@ class Server:
         self._lock = threading.Lock()
         self._idle: list[typing.Any] = []
         self._directory = _directory()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
+        # Also at the end of the interpreter: nbdkit closes no image.
+        self._end = weakref.finalize(
+            self, _end, self._processes, self._directory
+        )
         try:
             self._start(program, _node(driver, file, options), file[0])
             handle = self._first_connection()
@@ -162,7 +167,7 @@ class Server:
             f'json:{json.dumps(node)}',
         ]
         with open(self.log, 'wb') as log:
-            self._process = subprocess.Popen(
+            process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -174,6 +179,7 @@ class Server:
                 # before they have been ended.
                 start_new_session=True,
             )
+        self._processes.append(process)
 
     @property
     def _socket(self) -> str:
@@ -184,18 +190,21 @@ class Server:
         return os.path.join(self._directory, 'log')
 
     @property
+    def _process(self) -> subprocess.Popen[bytes]:
+        if not self._processes:
+            raise ValueError('the server is closed')
+        return self._processes[0]
+
+    @property
     def process(self) -> int:
         """qemu-nbd's process id."""
-        if self._process is None:
-            raise ValueError('the server is closed')
         return self._process.pid
 
     def _first_connection(self) -> typing.Any:
         """Connect as soon as the image is open."""
         deadline = time.monotonic() + START_LIMIT
         while True:
-            process = self._process
-            ended = process is None or process.poll() is not None
+            ended = self._process.poll() is not None
             handle = self._connection(deadline)
             if handle is not None:
                 return handle
@@ -325,9 +334,8 @@ class Server:
         if error.errnum not in _LOST:
             return f'{os.strerror(error.errnum)}, offset {offset} of the disk'
         code = None
-        if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = self._process.wait(_STOP_LIMIT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = self._process.wait(_STOP_LIMIT)
         if code:
             return f'qemu-nbd has ended (exit code {code})'
         # It breaks off when a read fails, and says why.
@@ -340,7 +348,7 @@ class Server:
         # Before the reason come qemu-nbd's name and its argument.
         if lines:
             return lines[-1].rpartition("}': ")[2][:300]
-        code = self._process.poll() if self._process else None
+        code = self._process.poll()
         return f'it ended without a word (exit code {code})'
 
     def _refused(self, found: str) -> exceptions.DiskImageError:
@@ -365,14 +373,20 @@ class Server:
 
     def close(self) -> None:
         """End qemu-nbd. A second call does nothing."""
-        process, self._process = self._process, None
-        if process is not None:
-            # It has nothing to save.
+        self._end()
+        self._idle.clear()
+
+
+def _end(processes: list[subprocess.Popen[bytes]], directory: str) -> None:
+    """End what runs, and remove its directory."""
+    while processes:
+        process = processes.pop()
+        # It has nothing to save.
+        if process.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            self._idle.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        process.wait()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def _directory() -> str:

@@ -160,11 +160,7 @@ def footer_is_intact(data: bytes, footer: Footer) -> bool:
     """
     if checksum(data, 64) == footer.checksum:
         return True
-    if (
-        footer.hidden
-        and footer.by_blktap
-        and footer.creator_version in _HIDDEN_VERSIONS
-    ):
+    if footer.by_blktap and footer.creator_version in _HIDDEN_VERSIONS:
         plain = data[:85] + b'\0' + data[86:]
         return checksum(plain, 64) == footer.checksum
     return False

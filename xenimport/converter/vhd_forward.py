@@ -306,6 +306,8 @@ class DynamicForward(_Forward):
         """Read the rest, and compare the footer with its copy.
 
         :raises xenimport.exceptions.DiskImageError: if they differ
+        :raises xenimport.exceptions.PackageError: if the rest is far
+            longer than a footer
         """
         tail = b''
         trailing = 0
@@ -313,12 +315,13 @@ class DynamicForward(_Forward):
             tail = (tail + data)[-SECTOR:]
             trailing += len(data)
             if self._stream.size is None and trailing > _MAX_TRAILING:
-                raise vhd_format.error(
-                    self._where,
-                    'vhd.block-outside',
+                raise exceptions.PackageError(
+                    'package.excess-data',
                     'Far more follows the blocks of the VHD than a footer',
+                    where=self._where,
                     expected=f'at most {_MAX_TRAILING} bytes',
                     found='more',
+                    fix='export the guest again; do not trust this package',
                 )
         length = _footer_length(self._stream.position)
         footer = _intact_footer(tail[-length:])

@@ -19,16 +19,13 @@ is read from the block table here: qemu's driver cannot tell.
 
 from __future__ import annotations
 
-import array
-from collections.abc import Iterator
-import dataclasses
 import functools
 import struct
-import sys
 import uuid
 
 from xenimport.converter import qemu
 from xenimport.converter import region
+from xenimport.converter import vhdx_table
 from xenimport import exceptions
 
 _MAGIC = b'vhdxfile'
@@ -59,13 +56,6 @@ _LOG_ENTRY = b'loge'
 _LOG_UUID = slice(32, 48)
 _HAS_PARENT = 2
 _BLOCKS = range(_MIB, 256 * _MIB + 1)
-#: Entries of the block table that are read at once.
-_STEP = 1 << 17
-_UNUSED = bytes(8 * _STEP)
-#: States of a block that hold data: whole, or in part the parent's.
-_FULL, _PARTIAL = 6, 7
-_STATES = 7
-_ENTRY_OFFSET = -1 << 20 & (1 << 64) - 1
 
 
 def _known(text: str) -> bytes:
@@ -86,28 +76,6 @@ _FIELDS = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _Table:
-    """The block table: where it lies, and what it places."""
-
-    offset: int
-    block: int
-    size: int
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.size // self.block)
-
-    @property
-    def chunk(self) -> int:
-        """Blocks before an entry that places a sector bitmap."""
-        return (qemu.SECTOR << 23) // self.block
-
-    @property
-    def entries(self) -> int:
-        return self.blocks + (self.blocks - 1) // self.chunk
-
-
 class VhdxConverter(qemu.QemuConverter):
     """Opens VHDX images that stand alone."""
 
@@ -121,18 +89,18 @@ class VhdxConverter(qemu.QemuConverter):
         regions = _regions(reader)
         block, size = _disk(_items(regions[_METADATA_REGION], reader), reader)
         offset, length = regions[_BAT]
-        table = _Table(offset, block, size)
+        table = vhdx_table.Table(offset, block, size)
         if table.entries * 8 > length:
-            raise _damaged(
+            raise vhdx_table.damaged(
                 reader,
                 f'a block table of {table.entries} entries',
                 f'{length} bytes for it',
             )
-        _check_blocks(table, reader)
+        vhdx_table.check_blocks(table, reader)
         return qemu.Layout(
             size,
             creator=_creator(reader),
-            extents=functools.partial(_extents, table, reader),
+            extents=functools.partial(vhdx_table.extents, table, reader),
         )
 
 
@@ -157,7 +125,7 @@ def _checked(
         if _crc32c(plain) == int.from_bytes(data[4:8], 'little'):
             found.append(data)
     if not found:
-        raise _damaged(
+        raise vhdx_table.damaged(
             reader,
             f'an intact structure "{signature.decode()}"',
             'none, or a wrong checksum',
@@ -192,11 +160,11 @@ def _check_log(reader: region.RegionReader) -> None:
     current = max(headers, key=lambda fields: int(fields[2]))
     log, version, length, offset = current[5], *current[7:10]
     if version != 1:
-        raise _damaged(reader, 'version 1', f'version {version}')
+        raise vhdx_table.damaged(reader, 'version 1', f'version {version}')
     if log == bytes(16):
         return
     if length > _MAX_LOG or offset + length > reader.size:
-        raise _damaged(
+        raise vhdx_table.damaged(
             reader,
             'a log inside the file',
             f'{length} bytes at offset {offset}',
@@ -229,10 +197,12 @@ def _regions(reader: region.RegionReader) -> dict[bytes, tuple[int, int]]:
     ]
     # Programs differ in which copy they read.
     if any(table != tables[0] for table in tables):
-        raise _damaged(reader, 'two region tables that agree', 'two others')
+        raise vhdx_table.damaged(
+            reader, 'two region tables that agree', 'two others'
+        )
     for name, found in ('BAT', _BAT), ('metadata', _METADATA_REGION):
         if found not in tables[0]:
-            raise _damaged(reader, f'a region "{name}"', 'none')
+            raise vhdx_table.damaged(reader, f'a region "{name}"', 'none')
     return tables[0]
 
 
@@ -241,22 +211,24 @@ def _table(
 ) -> dict[bytes, tuple[int, int]]:
     count = _TABLE.unpack_from(data)[2]
     if count > _MAX_REGIONS:
-        raise _damaged(reader, f'at most {_MAX_REGIONS} regions', f'{count}')
+        raise vhdx_table.damaged(
+            reader, f'at most {_MAX_REGIONS} regions', f'{count}'
+        )
     found: dict[bytes, tuple[int, int]] = {}
     for index in range(count):
         name, offset, length, required = _REGION.unpack_from(
             data, _TABLE.size + index * _REGION.size
         )
         if name in found:
-            raise _damaged(reader, 'each region once', 'one twice')
+            raise vhdx_table.damaged(reader, 'each region once', 'one twice')
         if name not in (_BAT, _METADATA_REGION) and required & 1:
-            raise _damaged(
+            raise vhdx_table.damaged(
                 reader,
                 'no required region but the BAT and the metadata',
                 f'region {uuid.UUID(bytes_le=name)}',
             )
         if offset < _MIB or offset % _MIB:
-            raise _damaged(
+            raise vhdx_table.damaged(
                 reader, 'a region at a whole mebibyte', f'offset {offset}'
             )
         if offset + length > reader.size:
@@ -272,12 +244,12 @@ def _items(
     start, size = place
     data = reader.read(start, min(size, 64 * _KIB))
     if len(data) < 64 * _KIB:
-        raise _damaged(
+        raise vhdx_table.damaged(
             reader, 'metadata of at least 64 KiB', f'{len(data)} bytes'
         )
     signature, count = _METADATA.unpack_from(data)
     if signature != b'metadata' or count > _MAX_ITEMS:
-        raise _damaged(
+        raise vhdx_table.damaged(
             reader, f'metadata of at most {_MAX_ITEMS} items', f'{count}'
         )
     found: dict[bytes, tuple[int, int]] = {}
@@ -286,9 +258,9 @@ def _items(
             data, _METADATA.size + index * _ITEM.size
         )
         if name in found:
-            raise _damaged(reader, 'each item once', 'one twice')
+            raise vhdx_table.damaged(reader, 'each item once', 'one twice')
         if length > _MAX_ITEM or offset + length > size:
-            raise _damaged(
+            raise vhdx_table.damaged(
                 reader,
                 'items inside the metadata',
                 f'{length} bytes at offset {offset}',
@@ -306,7 +278,7 @@ def _disk(
         offset, length = items.get(name, (0, 0))
         data = reader.read(offset, kind.size)
         if length < kind.size or len(data) < kind.size:
-            raise _damaged(
+            raise vhdx_table.damaged(
                 reader,
                 "the disk's size, its sectors' and its blocks'",
                 'one is missing',
@@ -335,80 +307,8 @@ def _disk(
             'partition table counts in sectors',
         )
     if block not in _BLOCKS or block & (block - 1):
-        raise _damaged(
+        raise vhdx_table.damaged(
             reader, 'blocks of 1 to 256 MiB', f'blocks of {block} bytes'
         )
     qemu.check_size('vhdx.size', 'VHDX', size, reader)
     return block, size
-
-
-def _allocated(
-    table: _Table, reader: region.RegionReader
-) -> Iterator[tuple[int, int]]:
-    """Yield (number, entry) of the blocks that hold data."""
-    period = table.chunk + 1
-    for start in range(0, table.entries, _STEP):
-        count = min(_STEP, table.entries - start)
-        data = reader.read(table.offset + start * 8, count * 8)
-        if data == _UNUSED[: len(data)]:
-            continue
-        entries = array.array('Q', data)
-        if sys.byteorder == 'big':
-            entries.byteswap()
-        for index, entry in enumerate(entries, start):
-            if entry & _STATES in (_FULL, _PARTIAL):
-                chunk, inside = divmod(index, period)
-                if inside < table.chunk:
-                    yield chunk * table.chunk + inside, entry
-
-
-def _check_blocks(table: _Table, reader: region.RegionReader) -> None:
-    """Look whether the blocks lie in the file, each in its place."""
-    seen = bytearray(reader.size // _MIB + 1)
-    for number, entry in _allocated(table, reader):
-        if entry & _STATES == _PARTIAL:
-            raise _damaged(
-                reader, 'blocks that are whole', f'a part of block {number}'
-            )
-        offset = entry & _ENTRY_OFFSET
-        # What the last block holds beyond the disk need not be there.
-        length = min(table.block, table.size - number * table.block)
-        if offset + length > reader.size:
-            raise qemu.truncated('VHDX', offset + length, reader)
-        if not offset or seen[offset // _MIB]:
-            raise _damaged(
-                reader,
-                'blocks beyond the header, each in a place of its own',
-                f'block {number} at offset {offset}',
-            )
-        seen[offset // _MIB] = 1
-
-
-def _extents(table: _Table, reader: region.RegionReader) -> qemu.Extents:
-    """Yield (offset, length, allocated), neighbours joined."""
-    start = end = 0  # of the run of data that is being collected
-    for number, _entry in _allocated(table, reader):
-        offset = number * table.block
-        if offset > end:
-            if end > start:
-                yield start, end - start, True
-            yield end, offset - end, False
-            start = offset
-        end = min(offset + table.block, table.size)
-    if end > start:
-        yield start, end - start, True
-    if table.size > end:
-        yield end, table.size - end, False
-
-
-def _damaged(
-    reader: region.RegionReader, expected: str, found: str
-) -> exceptions.DiskImageError:
-    return exceptions.DiskImageError(
-        'vhdx.header',
-        'The VHDX image is damaged',
-        where=reader.where,
-        expected=expected,
-        found=found,
-        fix='copy the disk again, or export the guest again',
-    )

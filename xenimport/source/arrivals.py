@@ -76,6 +76,12 @@ def _stem(where: str) -> str:
     return name
 
 
+def _is_beside(name: str) -> bool:
+    """Whether a member may stand anywhere: a certificate, or macOS' own."""
+    base_name = name.rpartition('/')[2].lower()
+    return base_name.endswith(_CERTIFICATE) or base_name.startswith('._')
+
+
 class _Wanted:
     """A disk's file that is to come.
 
@@ -209,9 +215,11 @@ class _Passing:
                     if self.is_manifest(other):
                         self._read_manifest(other, content)
                 return name, text
-            if name.lower().endswith(_MANIFEST) and not early:
+            if _is_beside(name):
+                pass
+            elif name.lower().endswith(_MANIFEST) and not early:
                 early[name] = self._text(member, stream, manifest.MAX_SIZE)
-            elif not name.lower().endswith(_CERTIFICATE):
+            else:
                 raise not_forward(
                     self._where,
                     'the OVF descriptor as its first member',
@@ -229,7 +237,7 @@ class _Passing:
             if self.is_manifest(member.name):
                 self._next = None
                 self.read_manifest(member, stream)
-            elif member.name.lower().endswith(_CERTIFICATE):
+            elif _is_beside(member.name):
                 self.take()
             else:
                 return

@@ -125,7 +125,7 @@ def parse(text: bytes, where: str) -> dict[str, tuple[model.Digest, ...]]:
                 fix='export the guest again',
             )
         digest = model.Digest(algorithm, match[3].lower())
-        name = match[2].strip()
+        name = match[2].strip().removeprefix('./')
         digests[name] = (*digests.get(name, ()), digest)
     return digests
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import itertools
 import os
 import re
@@ -42,6 +43,10 @@ _NUMBERED = re.compile(r'(0|[1-9][0-9]{0,3})\.vhd')
 _NAMED = ('snap.vhd', 'image.vhd', 'base.vhd')
 #: A swap disk that old versions packed as well; it is made anew.
 _SWAP = 'swap.vhd'
+#: Of a footer, whose copy stands at the start of the other two kinds.
+_FOOTER = 512
+_COOKIE = b'conectix'
+_DYNAMIC = b'\0\0\0\x03'
 #: The rank of a name that Nova gives no disk.
 _OTHER = 10_000
 _DESCRIPTION = 'ova.xml'
@@ -68,6 +73,14 @@ class XenapiSource(base.Source):
     ) -> model.VirtualSystem:
         members = tarindex.index(path)
         newest = _newest([name for name in members if _is_disk(name)], path)
+        _check_chain(
+            {
+                name: _starts_whole(_head(path, members[name]))
+                for name in members
+                if _is_disk(name)
+            },
+            path,
+        )
         regions = {
             member.name: model.Region(
                 path,
@@ -107,7 +120,7 @@ def _arrivals(
 
     :raises xenimport.exceptions.PackageError: if they are not
     """
-    seen: list[str] = []
+    seen: dict[str, bool] = {}
     for member, content in tarindex.arriving(stream):
         if _is_description(member.name):
             raise _bad_order(stream.where, member.name)
@@ -115,11 +128,12 @@ def _arrivals(
             continue
         if member.name in seen:
             raise tarindex.duplicate(stream.where, member.name)
-        seen.append(member.name)
+        seen[member.name] = _starts_whole(content.peek(_FOOTER))
         if _rank(member.name) < _rank(newest):
             raise _bad_order(stream.where, member.name)
         yield member.name, content
-    _newest(seen, stream.where)
+    _newest(list(seen), stream.where)
+    _check_chain(seen, stream.where)
     stream.finish()
 
 
@@ -192,6 +206,42 @@ def _newest(names: list[str], where: str) -> str:
     if len(folders) != 1 or plain not in (numbered, named):
         raise _bad_sequence(where, names)
     return ordered[0]
+
+
+def _starts_whole(head: bytes) -> bool:
+    """Whether a disk is dynamic by its start: it can have no parent."""
+    return head.startswith(_COOKIE) and head[60:64] == _DYNAMIC
+
+
+def _head(path: str, member: tarindex.Member) -> bytes:
+    """The first bytes of a member."""
+    region = model.Region(
+        path, member.name, (model.Piece(member.offset, member.size, 0),)
+    )
+    stream = stream_room.RegionStream(region)
+    try:
+        return stream.peek(_FOOTER)
+    finally:
+        stream.close()
+
+
+def _check_chain(whole: Mapping[str, bool], where: str) -> None:
+    """Only the base may be a whole disk: what is below one is not used.
+
+    :param whole: for each disk whether it is one
+    :raises xenimport.exceptions.PackageError: if another is
+    """
+    ordered = sorted(whole, key=_rank)
+    for name, below in itertools.pairwise(ordered):
+        if whole[name]:
+            raise exceptions.PackageError(
+                'package.vhd-sequence',
+                'The VHDs of the image do not belong together',
+                where=where,
+                expected=f'{name} to hold the differences to {below}',
+                found=f'{name} is a whole disk',
+                fix='give the VHDs as bare files, each disk by itself',
+            )
 
 
 def _bad_sequence(where: str, names: list[str]) -> exceptions.PackageError:

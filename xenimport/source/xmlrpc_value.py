@@ -26,9 +26,8 @@ from xml.etree import ElementTree  # nosec: types only
 from defusedxml import common as safe_common
 from defusedxml import ElementTree as safe_xml
 
-#: Elements, and lines and other parts of text; an export has some
-#: thousands.
-_MAX_EVENTS = 1_000_000
+#: An export has some thousands.
+_MAX_ELEMENTS = 1_000_000
 _SCALARS = frozenset(
     (
         'string',
@@ -100,7 +99,7 @@ class _Builder:
     """Makes a value of the parser's events; keeps nothing else."""
 
     def __init__(self) -> None:
-        self._events = 0
+        self._elements = 0
         self._text: list[str] = []
         #: Values that are not finished; None where nothing is known yet.
         self._values: list[Value | None] = []
@@ -108,9 +107,11 @@ class _Builder:
         self._root: Value | None = None
 
     def start(self, tag: str, attributes: Mapping[str, str]) -> None:
-        if not self._events and tag != 'value':
+        if not self._elements and tag != 'value':
             raise RootError(tag)
-        self._count()
+        self._elements += 1
+        if self._elements > _MAX_ELEMENTS:
+            raise ValueError('more elements than any export has')
         if not self._values and (tag != 'value' or self._root is not None):
             raise ValueError(f'the element {tag!r} in place of a value')
         self._text = []
@@ -121,13 +122,7 @@ class _Builder:
         elif tag == 'array':
             self._frames.append(_Frame([]))
 
-    def _count(self) -> None:
-        self._events += 1
-        if self._events > _MAX_EVENTS:
-            raise ValueError('more than any export has')
-
     def data(self, text: str) -> None:
-        self._count()
         self._text.append(text)
 
     def end(self, tag: str) -> None:

@@ -29,8 +29,11 @@ from __future__ import annotations
 
 from collections.abc import Container
 from collections.abc import Mapping
+import hashlib
 import re
 import typing
+
+import xxhash
 
 from xenimport import exceptions
 from xenimport.source import tarindex
@@ -66,6 +69,41 @@ class Name(typing.NamedTuple):
     disk: str
     number: int
     suffix: str
+
+
+class Hash(typing.Protocol):
+    """What hashlib's objects and xxhash's do."""
+
+    def update(self, data: memoryview, /) -> None: ...
+
+    def hexdigest(self) -> str: ...
+
+
+def new_hash(algorithm: str) -> Hash:
+    """What computes a checksum of the algorithm."""
+    if algorithm == 'xxh64':
+        return xxhash.xxh64()
+    return hashlib.sha1(usedforsecurity=False)
+
+
+def compare(where: str, stated: str, hashes: Mapping[str, Hash]) -> None:
+    """Compare what a checksum states with what was computed.
+
+    :param where: the chunk, for errors
+    :param hashes: by algorithm; the stated one is among them
+    :raises xenimport.exceptions.PackageError: if it differs
+    """
+    algorithm = stated.partition(':')[0]
+    found = f'{algorithm}:{hashes[algorithm].hexdigest()}'
+    if found != stated:
+        raise exceptions.PackageError(
+            'package.chunk-damaged',
+            'A part of a disk is not what its checksum says',
+            where=where,
+            expected=stated,
+            found=found,
+            fix=AGAIN,
+        )
 
 
 class Layout:
@@ -154,6 +192,8 @@ class Members:
         self._where = where
         self._disks = disks
         self._disk = ''
+        #: Of the disk's checksums, empty until the first has come.
+        self._suffix = ''
         self._seen: set[str] = set()
 
     def name(self, member: tarindex.Member) -> Name | None:
@@ -166,7 +206,7 @@ class Members:
         disk = match[1] if match else member.name.rpartition('/')[0]
         if match is None:
             if disk in self._disks.known:
-                raise self.stray(member, 'a number of eight or more digits')
+                raise self._stray(member, 'a number of eight or more digits')
             return None
         if disk != self._disk:
             self._enter(disk)
@@ -192,11 +232,11 @@ class Members:
             )
         self._seen.add(disk)
         self._disk = disk
+        self._suffix = ''
 
-    def stray(
+    def _stray(
         self, member: tarindex.Member, expected: str
     ) -> exceptions.PackageError:
-        """The error of a member in a wrong place."""
         return exceptions.PackageError(
             'package.xva-member',
             'A member of the package does not belong where it stands',
@@ -216,12 +256,17 @@ class Members:
 
         :returns: ``algorithm:hexadecimal``
         :raises xenimport.exceptions.PackageError: if it is not the
-            chunk's, or no checksum
+            chunk's, no checksum, or not of the kind of those before
         """
         if chunk is None or name[:2] != chunk[:2]:
-            raise self.stray(member, 'a checksum right after its chunk')
+            raise self._stray(member, 'a checksum right after its chunk')
+        if self._suffix not in ('', name.suffix):
+            raise self._stray(
+                member, 'checksums of one kind for all chunks of a disk'
+            )
+        self._suffix = name.suffix
         digits = text.strip().lower()
         length = _DIGITS[name.suffix]
         if not re.fullmatch(rb'[0-9a-f]{%d}' % length, digits):
-            raise self.stray(member, f'{length} hexadecimal digits')
+            raise self._stray(member, f'{length} hexadecimal digits')
         return f'{ALGORITHMS[name.suffix]}:{digits.decode()}'

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 import os
 
+from xenimport import exceptions
 from xenimport import model
 from xenimport.source import tarindex
 from xenimport.source import xva_chunks
@@ -35,12 +36,22 @@ def index(
         do not fit
     """
     builder = _Index(path, disks)
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = -1
     try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         for member in members:
             builder.add(member, descriptor)
+    except OSError as error:
+        raise exceptions.PackageError(
+            'package.read-failed',
+            'The package cannot be read',
+            where=path,
+            found=os.strerror(error.errno or 0),
+            fix='check the disk or the network share it is on',
+        ) from error
     finally:
-        os.close(descriptor)
+        if descriptor >= 0:
+            os.close(descriptor)
     return builder.finish()
 
 
@@ -48,6 +59,7 @@ class _Index:
     """Collects the pieces of disks from the members of a package."""
 
     def __init__(self, path: str, disks: xva_chunks.Disks) -> None:
+        self._path = path
         self._members = xva_chunks.Members(path, disks)
         self._layouts = {
             disk: xva_chunks.Layout(size, f'{path}: {disk}')
@@ -82,11 +94,18 @@ class _Index:
     def _flush(self, checksum: str | None) -> None:
         """Keep the chunk that was last, with its checksum."""
         chunk, self._chunk = self._chunk, None
-        if chunk is None or not self._place[1]:
+        pieces = self._pieces.get(chunk.disk) if chunk else None
+        if chunk is None or pieces is None:
             return
-        pieces = self._pieces.get(chunk.disk)
-        if pieces is not None:
+        if self._place[1]:
             pieces.append(model.Piece(*self._place, checksum=checksum))
+        elif checksum:
+            algorithm = checksum.partition(':')[0]
+            xva_chunks.compare(
+                f'{self._path}: {chunk.disk}/{chunk.number:08d}',
+                checksum,
+                {algorithm: xva_chunks.new_hash(algorithm)},
+            )
 
     def finish(self) -> dict[str, tuple[model.Piece, ...]]:
         """All pieces, now that the package has ended."""

@@ -15,14 +15,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
 from collections.abc import Iterator
-import hashlib
 import typing
 
-import xxhash
-
-from xenimport import exceptions
 from xenimport.source import tarindex
 from xenimport.source import xva_chunks
 from xenimport import stream as stream_room
@@ -34,20 +29,6 @@ class _Arrived(typing.NamedTuple):
     name: xva_chunks.Name
     member: tarindex.Member
     stream: stream_room.Stream
-
-
-class _Hash(typing.Protocol):
-    """What hashlib's objects and xxhash's do."""
-
-    def update(self, data: memoryview, /) -> None: ...
-
-    def hexdigest(self) -> str: ...
-
-
-def _new_hash(algorithm: str) -> _Hash:
-    if algorithm == 'xxh64':
-        return xxhash.xxh64()
-    return hashlib.sha1(usedforsecurity=False)
 
 
 class Arriving:
@@ -79,12 +60,9 @@ class Arriving:
                 self.arrived = _Arrived(name, member, stream)
                 break
 
-    def checksum(
-        self, chunk: xva_chunks.Name | None, allowed: Container[str]
-    ) -> str | None:
+    def checksum(self, chunk: xva_chunks.Name | None) -> str | None:
         """The checksum of the chunk that has just been read, if any.
 
-        :param allowed: the algorithms that it may be of
         :raises xenimport.exceptions.PackageError: if it is not the
             chunk's, no checksum, or not of the kind of those before
         """
@@ -93,10 +71,6 @@ class Arriving:
         name, member, stream = self.arrived
         text = stream.read(min(member.size, xva_chunks.MAX_TEXT))
         found = self._members.checksum(member, name, chunk, text)
-        if xva_chunks.ALGORITHMS[name.suffix] not in allowed:
-            raise self._members.stray(
-                member, 'checksums of one kind for all chunks of a disk'
-            )
         self.advance()
         return found
 
@@ -138,7 +112,7 @@ class ChunkStream(stream_room.Sparse):
         self._left = 0
         #: Which checksums the disk has; any until the first has come.
         self._algorithms = tuple(xva_chunks.ALGORITHMS.values())
-        self._hashes: dict[str, _Hash] = {}
+        self._hashes: dict[str, xva_chunks.Hash] = {}
 
     def next_run(self) -> tuple[int, int] | None:
         self._end_chunk()
@@ -147,7 +121,7 @@ class ChunkStream(stream_room.Sparse):
                 break
             if arrived.name.suffix:
                 # No chunk has come before it: this raises.
-                self._arriving.checksum(None, ())
+                self._arriving.checksum(None)
             length = self._start_chunk(arrived)
             if length:
                 return self._offset, length
@@ -163,7 +137,8 @@ class ChunkStream(stream_room.Sparse):
         # What a writer has padded the last chunk with is no data.
         self._left = min(length, self.size - self._offset)
         self._hashes = {
-            algorithm: _new_hash(algorithm) for algorithm in self._algorithms
+            algorithm: xva_chunks.new_hash(algorithm)
+            for algorithm in self._algorithms
         }
         return self._left
 
@@ -177,23 +152,14 @@ class ChunkStream(stream_room.Sparse):
         while count := chunk.stream.read_into(self._rest):
             self._update(self._rest[:count])
         self._arriving.advance()
-        stated = self._arriving.checksum(chunk.name, self._hashes)
+        stated = self._arriving.checksum(chunk.name)
         if stated is not None:
-            self._compare(chunk, stated)
-
-    def _compare(self, chunk: _Arrived, stated: str) -> None:
-        algorithm = stated.partition(':')[0]
-        self._algorithms = (algorithm,)
-        found = f'{algorithm}:{self._hashes[algorithm].hexdigest()}'
-        if found != stated:
-            raise exceptions.PackageError(
-                'package.chunk-damaged',
-                'A part of a disk is not what its checksum says',
-                where=f'{self._arriving.where}: {chunk.member.name}, offset '
+            self._algorithms = (stated.partition(':')[0],)
+            xva_chunks.compare(
+                f'{self._arriving.where}: {chunk.member.name}, offset '
                 f'{self._offset} of the disk',
-                expected=stated,
-                found=found,
-                fix=xva_chunks.AGAIN,
+                stated,
+                self._hashes,
             )
 
     def _update(self, data: memoryview) -> None:

@@ -26,6 +26,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import tempfile
 
 from xenimport.converter import base as converter_base
 from xenimport.converter import qcow2
@@ -95,8 +96,8 @@ def converters() -> dict[str, converter_base.Converter]:
 
 def read(
     paths: Sequence[str], opened: Callable[[], object] = lambda: None
-) -> Mapping[str, Content | None]:
-    """Read every disk of a package, by name; None for what must be unpacked.
+) -> Mapping[str, Content]:
+    """Read every disk of a package, by name.
 
     :param opened: called when a disk has been opened
     :raises xenimport.exceptions.XenImportError: if it is refused
@@ -107,7 +108,7 @@ def read(
             with contextlib.closing(stream):
                 return read_stream(stream, opened)
     system = drivers.open_package(sources(), paths)
-    found: dict[str, Content | None] = {}
+    found: dict[str, Content] = {}
     for disk in system.disks:
         if disk.region.seekable and not disk.region.decoder:
             _name, converter = drivers.choose_converter(
@@ -133,11 +134,11 @@ def read(
 
 def read_stream(
     stream: stream_room.Stream, opened: Callable[[], object] = lambda: None
-) -> Mapping[str, Content | None]:
+) -> Mapping[str, Content]:
     """The same for a package that comes once."""
     system = drivers.open_stream(sources(), stream)
     disks = {disk.region.name: disk for disk in system.disks}
-    found: dict[str, Content | None] = {}
+    found: dict[str, Content] = {}
     for name, content in system.package.arrivals or ():
         if name in disks:
             found[name] = _read_arriving(system, disks[name], content, opened)
@@ -149,7 +150,7 @@ def _read_arriving(
     disk: model.Disk,
     content: stream_room.Stream,
     opened: Callable[[], object],
-) -> Content | None:
+) -> Content:
     _name, converter = drivers.choose_converter(
         converters(), system.package, disk, content
     )
@@ -159,11 +160,34 @@ def _read_arriving(
     except converter_base.NotForward:
         if content.position != before:
             raise BrokenPromiseError('not forward, but it took some') from None
-        opened()
-        content.skip(MOST_BYTES)
-        return None
+        return _read_unpacked(system, disk, content, opened)
     opened()
     return read_forward(image)
+
+
+def _read_unpacked(
+    system: model.VirtualSystem,
+    disk: model.Disk,
+    content: stream_room.Stream,
+    opened: Callable[[], object],
+) -> Content:
+    """Read a disk that has to be unpacked, as far as it is not too long."""
+    opened()
+    data = content.read(MOST_BYTES)
+    name = disk.region.name
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(data)
+        file.flush()
+        region = model.Region(file.name, name, (model.Piece(0, len(data), 0),))
+        package = dataclasses.replace(
+            system.package, members={name: region}, arrivals=None
+        )
+        disk = dataclasses.replace(disk, region=region)
+        _name, converter = drivers.choose_converter(
+            converters(), package, disk
+        )
+        with converter.open(package, disk) as image:
+            return read_image(image)
 
 
 def read_image(image: converter_base.DiskImage) -> Content:

@@ -238,6 +238,34 @@ class Vhd:
         return header.ljust(SECTOR, b'\0') + content
 
 
+def short_block_first(data: bytes, block: int, sectors: int) -> bytes:
+    """A dynamic VHD whose last block stands first, cut to some sectors.
+
+    The table has one sector, and so at most 128 entries.
+    """
+    count = -(-len(data) // block)
+    last = data[(count - 1) * block :][: sectors * SECTOR]
+    others = [
+        data[index * block : (index + 1) * block] for index in range(count - 1)
+    ]
+    first = 5 + sectors
+    step = 1 + block // SECTOR
+    table = [first + index * step for index in range(count - 1)] + [4]
+    entries = b''.join(entry.to_bytes(4, 'big') for entry in table)
+    bitmap = b'\xff' * SECTOR
+    tail = packages.footer(len(data))
+    parts = [
+        tail,
+        packages.dynamic_header(count, block_size=block),
+        entries.ljust(SECTOR, b'\xff'),
+        bitmap,
+        last.ljust(sectors * SECTOR, b'?'),
+    ]
+    for content in others:
+        parts += [bitmap, content]
+    return b''.join([*parts, tail])
+
+
 def overlaid(*layers: bytes | Mapping[int, bytes], size: int) -> bytes:
     """What a chain reads as: the base first, then what was written."""
     result = bytearray(size)

@@ -173,6 +173,11 @@ class Run:
             raise RuntimeError('there is no work directory yet')
         return self.work_dir
 
+    def note(self, *findings: model.Finding) -> None:
+        """Add findings of the package and its disk images."""
+        self.findings += findings
+        self.remaining += findings
+
     def close(self) -> None:
         """Release the disk images and the package's stream."""
         for disk in self.disks:

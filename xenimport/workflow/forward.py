@@ -162,7 +162,7 @@ class Reader:
             bare = layout.bare_file_system(plain.pread(0, 512), disk)
             if bare is None:
                 return
-            self._run.findings += (bare,)
+            self._run.note(bare)
             image = layout.wrapped(plain)
             copy.copy(image, f'{path}.wrapped')
             opened.size = image.virtual_size
@@ -176,10 +176,10 @@ class Reader:
         """Note what is known of a disk once all of it has passed."""
         if opened.size is None:
             opened.size = image.virtual_size
-        self._run.findings += image.findings
+        self._run.note(*image.findings)
         differs = layout.capacity_differs(opened.virtual_size, opened.disk)
         if differs is not None:
-            self._run.findings += (differs,)
+            self._run.note(differs)
 
     def unpack(
         self, name: str, stream: stream_room.Stream, reason: str = ''
@@ -197,7 +197,7 @@ class Reader:
         )
         if reason:
             self._reasons[name] = reason
-            self._run.findings += (_unpacked(name, reason),)
+            self._run.note(_unpacked(name, reason))
             self._run.observer.say(
                 f'{name} is unpacked into the work directory first: {reason}'
             )

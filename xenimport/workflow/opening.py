@@ -45,7 +45,7 @@ def read(run: context.Run) -> None:
     else:
         system = drivers.open_stream(sources, run.stream, request)
     run.virtual_system = system
-    run.findings = system.findings
+    run.note(*system.findings)
     converters = load_converters(run)
     for disk in system.disks:
         opened = context.OpenDisk(disk)
@@ -96,7 +96,7 @@ def open_image(
     image = converter.open(package, disk)
     opened.converter, opened.image = converter, image
     opened.take(name, image)
-    run.findings += tuple(_findings(image, disk))
+    run.note(*_findings(image, disk))
 
 
 def _findings(
@@ -130,7 +130,7 @@ def _leave_out_parents(run: context.Run) -> None:
     for opened in run.disks:
         if opened not in kept and opened.image is not None:
             opened.image.close()
-            run.findings += (_parent(opened.disk),)
+            run.note(_parent(opened.disk))
     for index, opened in enumerate(kept):
         opened.disk = dataclasses.replace(opened.disk, index=index)
     run.disks = kept

@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
-from concurrent import futures
 import contextlib
 import os
 import threading
@@ -39,6 +38,12 @@ from xenimport.workflow import forward
 from xenimport.workflow import properties
 from xenimport.workflow import sketch
 from xenimport.workflow import straight
+
+
+#: Seconds between two looks at the threads that send.
+_INTERVAL = 0.2
+#: Seconds that a thread may take to notice that it shall end.
+_PATIENCE = 10.0
 
 
 def judge(
@@ -175,40 +180,76 @@ def _send_known(
         for opened in disks:
             run.images.append(_send(run, target, opened, progress))
         return
-    workers = min(len(disks), len(os.sched_getaffinity(0)))
-    with futures.ThreadPoolExecutor(workers) as pool:
-        sending = [
-            pool.submit(_send, run, target, opened, progress)
-            for opened in disks
+    senders = _Senders(run, target, disks, progress)
+    try:
+        senders.wait()
+    finally:
+        # Reached by Ctrl-C and by one disk's failure as well.
+        senders.stop()
+    run.images += senders.images
+
+
+class _Senders:
+    """Threads that send disks, as many as there are processors.
+
+    :ivar images: those that stand by now
+    """
+
+    def __init__(
+        self,
+        run: context.Run,
+        target: target_base.Target,
+        disks: Sequence[context.OpenDisk],
+        progress: _Progress,
+    ) -> None:
+        self._run = run
+        self._target = target
+        self._progress = progress
+        self._disks = iter(disks)
+        self._lock = threading.Lock()
+        self._failure: BaseException | None = None
+        self.images: list[model.Image] = []
+        count = min(len(disks), len(os.sched_getaffinity(0)))
+        # Daemons: one that waits for a dead server must not keep the
+        # command from ending.
+        self._threads = [
+            threading.Thread(target=self._work, daemon=True)
+            for _ in range(count)
         ]
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self) -> None:
+        """Wait until all are sent; raise why one was not."""
+        for thread in self._threads:
+            while thread.is_alive() and self._failure is None:
+                thread.join(_INTERVAL)
+                self._progress.show()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """Let no thread go on; each ends at its next chunk."""
+        self._progress.stopped.set()
+        deadline = time.monotonic() + _PATIENCE
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _work(self) -> None:
         try:
-            while futures.wait(
-                sending, 0.2, futures.FIRST_EXCEPTION
-            ).not_done and not any(
-                item.done() and item.exception() for item in sending
-            ):
-                progress.show()
-        finally:
-            # Reached by Ctrl-C and by one disk's failure as well.
-            if any(not item.done() or item.exception() for item in sending):
-                progress.stopped.set()
-                pool.shutdown(wait=True, cancel_futures=True)
-    _raise_first(sending)
-    run.images += [item.result() for item in sending]
+            while (opened := self._next()) is not None:
+                image = _send(self._run, self._target, opened, self._progress)
+                with self._lock:
+                    self.images.append(image)
+        except BaseException as error:
+            with self._lock:
+                self._failure = self._failure or error
 
-
-def _raise_first(sending: Sequence[futures.Future[model.Image]]) -> None:
-    """Raise why the disks were not sent, and not that they were stopped."""
-    errors = [
-        error
-        for item in sending
-        if not item.cancelled() and (error := item.exception())
-    ]
-    for error in errors:
-        if not isinstance(error, _Stopped):
-            raise error
-    if errors:
-        raise errors[0]
+    def _next(self) -> context.OpenDisk | None:
+        with self._lock:
+            if self._failure is not None:
+                return None
+            return next(self._disks, None)
 
 
 def _send(

@@ -205,7 +205,6 @@ class Copy(engine.Step):
 
     def do(self, run: context.Run) -> int:
         run.bytes_read = _copy_all(run)
-        run.remaining = run.findings
         return run.bytes_read
 
 

@@ -19,6 +19,8 @@ file that is opened is noted.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Sequence
 import functools
 import gzip
@@ -76,6 +78,9 @@ class HostileTest(unittest.TestCase):
         self.directory = pathlib.Path(temporary.name)
         self.inside = self.directory / 'inside'
         self.inside.mkdir()
+        #: Where the reader may unpack.
+        self.work = self.directory / 'work'
+        self.work.mkdir()
         #: What must never be opened; it is the parent that is looked for.
         self.secret = self.directory / 'secret.vhd'
         self.secret.write_bytes(hostile.parent())
@@ -103,7 +108,8 @@ class HostileTest(unittest.TestCase):
             text=True,
             timeout=_LIMIT,
             cwd=self.inside,
-            env=os.environ | {'PYTHONPATH': os.getcwd()},
+            env=os.environ
+            | {'PYTHONPATH': os.getcwd(), 'TMPDIR': str(self.work)},
         )
         self.assertEqual(0, done.returncode, done.stderr)
         reports = [
@@ -115,8 +121,8 @@ class HostileTest(unittest.TestCase):
             self.assertEqual([], report.programs)
             for path in report.opened:
                 self.assertTrue(
-                    path == str(self.inside)
-                    or path.startswith(f'{self.inside}/'),
+                    path in (str(self.inside), str(self.work))
+                    or path.startswith((f'{self.inside}/', f'{self.work}/')),
                     f'{path} was opened',
                 )
         return reports
@@ -135,7 +141,9 @@ class HostileTest(unittest.TestCase):
         return reports
 
 
-def _forms(name: str, members: Sequence[hostile.Member]) -> typing.Any:
+def _forms(
+    name: str, members: Sequence[hostile.Member]
+) -> tuple[tuple[str, bytes], ...]:
     """A tar as it is and compressed, so read in place and forward."""
     data = hostile.tar(members)
     return (
@@ -147,7 +155,9 @@ def _forms(name: str, members: Sequence[hostile.Member]) -> typing.Any:
 class TarTest(HostileTest):
     """Members that no package may hold."""
 
-    def members(self, bad: Sequence[hostile.Member]) -> typing.Any:
+    def members(
+        self, label: object, *bad: hostile.Member
+    ) -> Iterator[tuple[str, bytes]]:
         """Hostile members in an OVA, an XVA and an image of a cloud."""
         text = packages.xencenter_ovf([packages.Disk('d', 'd.raw', _MIB)])
         xml = xva_packages.description(
@@ -159,71 +169,92 @@ class TarTest(HostileTest):
             ('cloud', hostile.Member(b'0.vhd', hostile.parent())),
         ):
             disk = hostile.Member(b'd.raw', _RAW)
-            yield from _forms(name, [first, *bad, disk])
+            yield from _forms(f'{label}-{name}', [first, *bad, disk])
+
+    def all_refused(
+        self,
+        error_id: str | Collection[str],
+        cases: Iterable[Sequence[hostile.Member]],
+    ) -> None:
+        found: list[tuple[str, bytes]] = []
+        for number, bad in enumerate(cases):
+            found += self.members(number, *bad)
+        self.refused(error_id, *found)
 
     def test_names_that_lead_outside(self) -> None:
         secret = os.fsencode(self.secret)
-        for name in (b'../secret.vhd', b'a/../../b', b'/etc/x', secret, b'..'):
-            with self.subTest(name):
-                self.refused(
-                    'package.unsafe-name',
-                    *self.members([hostile.Member(name, b'x')]),
-                )
+        names = (b'../secret.vhd', b'a/../../b', b'/etc/x', secret, b'..')
+        self.all_refused(
+            'package.unsafe-name',
+            [[hostile.Member(name, b'x')] for name in names],
+        )
 
     def test_extended_names_that_lead_outside(self) -> None:
         plain = hostile.Member(b'plain', b'x')
-        for bad in (
-            hostile.pax(path='../x'),
-            hostile.pax(path='/etc/x'),
-            hostile.Member(b'././@LongLink', b'../x\0', b'L'),
-        ):
-            self.refused('package.unsafe-name', *self.members([bad, plain]))
+        self.all_refused(
+            'package.unsafe-name',
+            [
+                [hostile.pax(path='../x'), plain],
+                [hostile.pax(path='/etc/x'), plain],
+                [hostile.Member(b'././@LongLink', b'../x\0', b'L'), plain],
+            ],
+        )
 
     def test_links_and_devices(self) -> None:
-        for kind in (b'1', b'2', b'3', b'4', b'6', b'S', b'K', b'V', b'Z'):
-            bad = hostile.Member(b'd.vhd', b'', kind, link=b'/etc/hostname')
-            with self.subTest(kind):
-                self.refused('package.unsafe-member', *self.members([bad]))
+        kinds = (b'1', b'2', b'3', b'4', b'6', b'S', b'K', b'V', b'Z')
+        self.all_refused(
+            'package.unsafe-member',
+            [
+                [hostile.Member(b'd.vhd', b'', kind, link=b'/etc/hostname')]
+                for kind in kinds
+            ],
+        )
 
     def test_sparse_members(self) -> None:
         plain = hostile.Member(b'plain', b'x')
         bad = hostile.pax(GNU__sparse__major='1', GNU__sparse__minor='0')
-        self.refused('package.unsafe-member', *self.members([bad, plain]))
+        self.all_refused('package.unsafe-member', [[bad, plain]])
 
     def test_sizes_that_lie(self) -> None:
-        for size in (_MIB, 1 << 40, (1 << 63) - 1, 1 << 63, 1 << 80):
-            bad = hostile.Member(b'big', b'x', size=size)
-            with self.subTest(size):
-                self.refused(
-                    ('package.truncated', 'package.damaged'),
-                    *self.members([bad]),
-                )
         plain = hostile.Member(b'plain', b'x')
-        bad = hostile.pax(size=str(1 << 63))
-        self.refused('package.truncated', *self.members([bad, plain]))
+        sizes = (_MIB, 1 << 40, (1 << 63) - 1, 1 << 63, 1 << 80)
+        self.all_refused(
+            ('package.truncated', 'package.damaged'),
+            [
+                *([hostile.Member(b'big', b'x', size=size)] for size in sizes),
+                [hostile.pax(size=str(1 << 63)), plain],
+            ],
+        )
 
     def test_extended_headers_that_lie(self) -> None:
         plain = hostile.Member(b'plain', b'x')
-        for bad in (
-            hostile.Member(b'x', b'9' * 512, b'x'),
-            hostile.Member(b'x', b'99999999999 path=a\n', b'x'),
-            hostile.Member(b'x', b'0 path=a\n', b'x'),
-            hostile.Member(b'x', b'x', b'x', size=1 << 40),
-            hostile.Member(b'x', b'x', b'L', size=1 << 40),
-            hostile.pax(size='9' * 400),
-            hostile.pax(size='-1'),
-        ):
-            self.refused(
-                ('package.damaged', 'package.truncated'),
-                *self.members([bad, plain]),
-            )
+        self.all_refused(
+            ('package.damaged', 'package.truncated'),
+            [
+                [bad, plain]
+                for bad in (
+                    hostile.Member(b'x', b'9' * 512, b'x'),
+                    hostile.Member(b'x', b'99999999999 path=a\n', b'x'),
+                    hostile.Member(b'x', b'0 path=a\n', b'x'),
+                    hostile.Member(b'x', b'x', b'x', size=1 << 40),
+                    hostile.Member(b'x', b'x', b'L', size=1 << 40),
+                    hostile.pax(size='9' * 400),
+                    hostile.pax(size='-1'),
+                )
+            ],
+        )
 
     def test_very_many_members(self) -> None:
         many = [hostile.Member(b'm%d' % number) for number in range(30_000)]
-        reports = self.refused(
-            'package.too-many-members', *list(self.members(many))[:2]
+        first = hostile.Member(
+            b'guest.ovf',
+            packages.xencenter_ovf([packages.Disk('d', 'd.raw', _MIB)]),
         )
-        self.assertEqual(2, len(reports))
+        disk = hostile.Member(b'd.raw', _RAW)
+        self.refused(
+            'package.too-many-members',
+            *_forms('many', [first, *many, disk]),
+        )
 
 
 class XmlTest(HostileTest):
@@ -260,7 +291,7 @@ class XmlTest(HostileTest):
 
     def test_deep_nesting(self) -> None:
         self.refused(
-            ('package.ovf-invalid', 'package.xva-description'),
+            ('package.ovf-too-large', 'package.xva-description'),
             ('deep.ovf', hostile.nested()),
             (
                 'deep.xva',
@@ -279,32 +310,27 @@ class XmlTest(HostileTest):
         )
 
     def test_very_many_elements(self) -> None:
-        text = b'<Envelope>' + b'<a b="c"/>' * 700_000 + b'</Envelope>'
-        self.refused('package.ovf-invalid', ('many.ovf', text))
+        text = b'<Envelope>' + b'<a/>' * 700_000 + b'</Envelope>'
+        self.refused('package.ovf-too-large', ('many.ovf', text))
 
     def test_references_that_lead_outside(self) -> None:
-        for href in (
-            '../secret.vhd',
-            str(self.secret),
-            f'file://{self.secret}',
-            'http://127.0.0.1:9/d.vhd',
-            'a/../../secret.vhd',
-            '%2e%2e/secret.vhd',
-            '..\\secret.vhd',
+        found: list[tuple[str, bytes]] = []
+        for number, href in enumerate(
+            (
+                '../secret.vhd',
+                str(self.secret),
+                f'file://{self.secret}',
+                'http://127.0.0.1:9/d.vhd',
+                'a/../../secret.vhd',
+                '%2e%2e/secret.vhd',
+                '..\\secret.vhd',
+            )
         ):
-            with self.subTest(href):
-                data = hostile.ova(href, _RAW).replace(
-                    href.encode().ljust(100, b'\0'),
-                    b'd.raw'.ljust(100, b'\0'),
-                )
-                text = packages.xencenter_ovf([packages.Disk('d', href, _MIB)])
-                first = hostile.Member(b'guest.ovf', text)
-                self.assertTrue(data)
-                self.refused(
-                    'package.unsafe-reference',
-                    ('guest.ovf', text),
-                    *_forms('guest', [first]),
-                )
+            text = packages.xencenter_ovf([packages.Disk('d', href, _MIB)])
+            first = hostile.Member(b'guest.ovf', text)
+            found.append((f'{number}.ovf', text))
+            found += _forms(f'{number}', [first])
+        self.refused('package.unsafe-reference', *found)
 
 
 class LyingSizesTest(HostileTest):
@@ -312,9 +338,6 @@ class LyingSizesTest(HostileTest):
 
     def test_capacity_of_a_description(self) -> None:
         for capacity in ((1 << 63) - 1, 1 << 63, 1 << 64, 10**4000):
-            data = hostile.ova('d.raw', _RAW).replace(
-                b'ovf:capacity="65536"', b'ovf:capacity="%d"' % capacity
-            )
             text = packages.xencenter_ovf(
                 [packages.Disk('d', 'd.raw', capacity)]
             )
@@ -419,7 +442,7 @@ class LyingSizesTest(HostileTest):
         stream = vmdk_packages.stream_optimized(_RAW)
         found = []
         for name, data in (('sparse', sound), ('stream', stream)):
-            for offset, length in ((12, 8), (20, 8), (36, 8), (44, 4)):
+            for offset, length in ((12, 8), (20, 8), (36, 8)):
                 for bits in (62, 55, 40):
                     value = (1 << min(bits, 8 * length - 2)).to_bytes(
                         length, 'little'
@@ -445,29 +468,21 @@ class LyingSizesTest(HostileTest):
                 'vmdk.no-footer',
                 'package.truncated',
             ),
-            *(item for item in found if not item[0].startswith('sparse')),
-            *(
-                item
-                for item in found
-                if item[0].startswith('sparse') and item[0].endswith('.vmdk')
-            ),
+            *found,
         )
 
     def test_what_qemu_reads(self) -> None:
         found = [
             (
                 f'l1-{entries}.qcow2',
-                qemu_images.qcow2({0: b'x'}, _MIB, l1_size=entries, size_=0)
-                if False
-                else qemu_images.qcow2({0: b'x'}, _MIB, l1_size=entries),
+                qemu_images.qcow2({0: b'x'}, _MIB, l1_size=entries),
             )
             for entries in (0xFFFFFFFF, 1 << 22, 1 << 20)
         ]
+        sound = qemu_images.vdi({0: b'x'}, _MIB)
+        large = (1 << 62).to_bytes(8, 'little')
         found += [
-            (
-                'size.vdi',
-                qemu_images.vdi({0: b'x'}, _MIB, size=1 << 62),
-            ),
+            ('size.vdi', vmdk_packages.patched(sound, 368, large)),
             (
                 'blocks.vdi',
                 qemu_images.vdi({0: b'x'}, _MIB, blocks=0xFFFFFFFF),
@@ -542,7 +557,7 @@ class BombTest(HostileTest):
             )
         ):
             # The reader itself stops after some mebibytes.
-            self.assertIn(report.id, (None, 'raw.beyond-capacity'))
+            self.assertIn(report.id, (None, 'package.excess-data'))
 
     def test_tail(self) -> None:
         data = hostile.ova('d.vhd', hostile.parent())
@@ -572,7 +587,7 @@ class HostFileTest(HostileTest):
     """Disks that name files of the host."""
 
     def test_vmdk_descriptors(self) -> None:
-        for name in (
+        names = (
             _HOST_FILE,
             str(self.secret),
             '../secret.vhd',
@@ -581,21 +596,26 @@ class HostFileTest(HostileTest):
             '..\\secret.vhd',
             '..',
             'd.vmdk',
-        ):
-            with self.subTest(name):
-                text = vmdk_packages.descriptor(
-                    'monolithicFlat', [f'RW 1 FLAT "{name}" 0']
-                )
-                self.refused(
-                    (
-                        'vmdk.extent-outside',
-                        'vmdk.extents',
-                        'vmdk.descriptor',
-                        'disk-image.unsafe',
-                    ),
-                    ('d.vmdk', text),
-                    ('guest.ova', hostile.ova('d.vmdk', text)),
-                )
+        )
+        found = []
+        for number, name in enumerate(names):
+            text = vmdk_packages.descriptor(
+                'monolithicFlat', [f'RW 1 FLAT "{name}" 0']
+            )
+            found += [
+                (f'{number}.vmdk', text),
+                (f'{number}.vmdk.gz', gzip.compress(text)),
+                (f'{number}.ova', hostile.ova('d.vmdk', text)),
+            ]
+        self.refused(
+            (
+                'vmdk.extent-outside',
+                'vmdk.extents',
+                'vmdk.descriptor',
+                'disk-image.unsafe',
+            ),
+            *found,
+        )
 
     def test_vmdk_parents(self) -> None:
         text = vmdk_packages.descriptor(
@@ -613,21 +633,27 @@ class HostFileTest(HostileTest):
 
     def test_vhd_parent_locators(self) -> None:
         secret = str(self.secret)
-        for locators, name in (
-            ([vhd_packages.macx(f'file://{secret}')], secret),
-            ([vhd_packages.macx('file://../secret.vhd')], 'secret.vhd'),
-            ([vhd_packages.w2ru('..\\secret.vhd')], '..\\secret.vhd'),
-            ([vhd_packages.w2ku(secret.replace('/', '\\'))], secret),
-            ([vhd_packages.w2ru('../secret.vhd')], '../secret.vhd'),
+        found = []
+        for number, (locators, name) in enumerate(
+            (
+                ([vhd_packages.macx(f'file://{secret}')], secret),
+                ([vhd_packages.macx('file://../secret.vhd')], 'secret.vhd'),
+                ([vhd_packages.w2ru('..\\secret.vhd')], '..\\secret.vhd'),
+                ([vhd_packages.w2ku(secret.replace('/', '\\'))], secret),
+                ([vhd_packages.w2ru('../secret.vhd')], '../secret.vhd'),
+            )
         ):
             data = hostile.child(locators, name)
-            with self.subTest(name):
-                self.refused(
-                    'vhd.parent-missing',
-                    ('d.vhd', data),
-                    ('guest.ova', hostile.ova('d.vhd', data)),
-                    ('0.tar', hostile.tar([hostile.Member(b'0.vhd', data)])),
-                )
+            found += [
+                (f'{number}.vhd', data),
+                (f'{number}.vhd.gz', gzip.compress(data, 1)),
+                (f'{number}.ova', hostile.ova('d.vhd', data)),
+                (
+                    f'{number}.tar',
+                    hostile.tar([hostile.Member(b'0.vhd', data)]),
+                ),
+            ]
+        self.refused('vhd.parent-missing', *found)
 
     def images(self) -> list[tuple[str, bytes]]:
         """Images for qemu that name the secret."""
@@ -681,9 +707,10 @@ class HostFileTest(HostileTest):
             'monolithicFlat', [f'RW 1 FLAT "{_HOST_FILE}" 0']
         )
         paths.append([self.write('d.vmdk', text)])
-        wrapper = ('strace', '-f', '-o', str(log))
-        wrapper += ('-e', 'trace=open,openat,openat2,execve,readlink')
-        self.read(*paths, wrapper=wrapper)
+        trace = 'trace=open,openat,openat2,execve,readlink'
+        self.read(
+            *paths, wrapper=('strace', '-f', '-o', str(log), '-e', trace)
+        )
         calls = log.read_text()
         self.assertIn(str(self.inside / 'd.vmdk'), calls)
         self.assertNotIn(str(self.secret), calls)
@@ -746,7 +773,7 @@ class ChangingTest(HostileTest):
             path = self.write('d.vhd', vhd)
             (report,) = self.read([path], how=how)
             self.assertIn(report.id, (None, 'package.changed'), report.text)
-            os.path.lexists(path) and os.unlink(path)
+            pathlib.Path(path).unlink(missing_ok=True)
 
 
 class FolderTest(HostileTest):

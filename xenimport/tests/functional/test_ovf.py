@@ -19,6 +19,7 @@ program is missing is skipped.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
 import random
@@ -36,7 +37,9 @@ from xenimport.source import base
 from xenimport.source import ova
 from xenimport.source import ovf_folder
 from xenimport import stream as stream_room
+from xenimport.tests.functional import commands
 from xenimport.tests import ovf_packages as writer
+from xenimport.tests import packages
 
 MIB = 1024 * 1024
 SIZE = 3 * MIB + 1234
@@ -291,6 +294,81 @@ class OpensTest(OvfTestCase):
                 self.describe(href)
                 self.assertEqual([], self.opened_outside())
                 self.assertEqual(outcome, self.outcome)
+
+
+class CommandTest(commands.CommandTest):
+    """Whole packages through the command, down to the last byte."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        generator = random.Random(3)
+        self.raw = bytes(MIB) + generator.randbytes(SIZE // 512 * 512)
+        vhd = packages.dynamic_vhd(self.raw)
+        self.content = gzip.compress(vhd, 1)
+        more = (
+            f'ovf:compression="gzip" ovf:size="{len(self.content)}" '
+            'ovf:chunkSize="1000000"'
+        )
+        text = packages.xencenter_ovf(
+            [packages.Disk('one', 'one.vhd', len(self.raw))]
+        )
+        self.files = {
+            'guest.ovf': text.replace(b'ovf:size="0"', more.encode()),
+            **writer.parts('one.vhd', self.content, 1_000_000),
+        }
+        self.files['guest.mf'] = writer.manifest(self.files)
+
+    def write(self) -> list[str]:
+        """The package as a folder, in a tar and in a compressed tar."""
+        folder = os.path.join(self.directory, 'guest')
+        writer.write_folder(folder, self.files)
+        tar = writer.tar(self.files)
+        writer.write_folder(
+            str(self.directory),
+            {'a.ova': tar, 'b.ova.gz': gzip.compress(tar, 1)},
+        )
+        return [
+            folder,
+            os.path.join(self.directory, 'a.ova'),
+            os.path.join(self.directory, 'b.ova.gz'),
+        ]
+
+    def convert(self, path: str, *options: str) -> commands.Done:
+        output = self.directory / 'output'
+        shutil.rmtree(output, ignore_errors=True)
+        return self.openstack(
+            'import-xen', 'convert', path, '--no-repair', '--output', output,
+            *options,
+        )  # fmt: skip
+
+    def assert_converted(self, done: commands.Done) -> None:
+        self.assertEqual(0, done.code, done.stderr)
+        (image,) = (self.directory / 'output').glob('*.raw')
+        self.assertEqual(self.raw, image.read_bytes())
+
+    def test_parts_of_a_compressed_disk(self) -> None:
+        for path in self.write():
+            with self.subTest(path=path):
+                self.assert_converted(self.convert(path))
+
+    def test_damage(self) -> None:
+        # A byte of the gzip header that no decoder looks at: only the
+        # digest tells.
+        first = 'one.vhd.000000000'
+        damaged = bytearray(self.files[first])
+        damaged[4] ^= 1
+        self.files[first] = bytes(damaged)
+        for path in self.write():
+            with self.subTest(path=path):
+                self.assert_clear_error(
+                    self.convert(path), 'package.digest-mismatch'
+                )
+                self.assertFalse(
+                    list((self.directory / 'output').glob('*.raw'))
+                )
+                self.assert_converted(
+                    self.convert(path, '--no-verify-manifest')
+                )
 
 
 _LIMITED = """

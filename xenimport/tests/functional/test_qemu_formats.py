@@ -38,6 +38,7 @@ from xenimport.converter import copy
 from xenimport.converter import qcow2
 from xenimport.converter import qcow2_output
 from xenimport.converter import qemu
+from xenimport.converter import serve
 from xenimport.converter import vdi
 from xenimport.converter import vhdx
 from xenimport import exceptions
@@ -491,6 +492,35 @@ class ProcessTest(FormatsTestCase):
                 read()
             self.assertEqual('disk-image.read-failed', caught.exception.id)
             self.assertIn('exit code -9', caught.exception.found or '')
+
+
+@unittest.skipIf(
+    not (shutil.which('nbdkit') and shutil.which('nbdcopy')),
+    'not installed: nbdkit or nbdcopy',
+)
+class ServedTest(FormatsTestCase):
+    """As ``inspect`` sees them: a server in a server."""
+
+    def test_each_format(self) -> None:
+        raw = self.make_raw()
+        temporary = self.path('tmp')
+        os.mkdir(temporary)
+        for name, converter in CONVERTERS.items():
+            disk = region(self.write(name))
+            package = model.Package(disk.region.path, 'disk')
+            system = model.VirtualSystem('guest', package, (disk,))
+            output = self.path('served.raw')
+            with (
+                self.subTest(name),
+                mock.patch.dict(os.environ, TMPDIR=temporary),
+            ):
+                with serve.served(
+                    system, disk, converter, self.directory
+                ) as server:
+                    run('nbdcopy', server.uri, output)
+                self.assertTrue(filecmp.cmp(raw, output, shallow=False))
+                # nbdkit closes no image; all goes away with it.
+                self.assertEqual([], os.listdir(temporary))
 
 
 class OutputTest(FormatsTestCase):

@@ -215,16 +215,20 @@ class VmdkTest(unittest.TestCase):
     def test_forward_through_gzip(self) -> None:
         with open(self.raw, 'rb') as stream:
             data = stream.read()
-        with open(self.path('disk.vmdk'), 'wb') as stream:
+        self.to_vmdk('streamOptimized', 'qemu.vmdk')
+        with open(self.path('ours.vmdk'), 'wb') as stream:
             stream.write(vmdk_packages.stream_optimized(data, level=1))
-        self.run_program('gzip', '-1', 'disk.vmdk')
-        source = stream_room.open_package(self.path('disk.vmdk.gz'))
-        assert source is not None
-        self.addCleanup(source.close)
-        region = model.Region('-', 'disk.vmdk.gz', (), seekable=False)
-        image = self.converter.open_stream(
-            model.Disk('d', 'd', 0, region), source
-        )
-        copy.copy_forward(image, self.path('out.raw'))
-        source.finish()
-        self.assert_same(self.path('out.raw'))
+        for name in ('qemu.vmdk', 'ours.vmdk'):
+            with self.subTest(name):
+                self.run_program('gzip', '-1', name)
+                source = stream_room.open_package(self.path(f'{name}.gz'))
+                assert source is not None
+                self.addCleanup(source.close)
+                region = model.Region('-', name, (), seekable=False)
+                image = self.converter.open_stream(
+                    model.Disk('d', 'd', 0, region), source
+                )
+                self.assertTrue(image.ascending)
+                copy.copy_forward(image, self.path('out.raw'))
+                source.finish()
+                self.assert_same(self.path('out.raw'))

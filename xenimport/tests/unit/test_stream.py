@@ -659,6 +659,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 # As servers say of a .gz file: it is not to be decoded.
                 self.head(200, None, 'gzip')
                 self.wfile.write(gzip.compress(self.data))
+            case '/negotiated':
+                # Plain, but for clients that say they know better.
+                if 'gzip' in self.headers.get('Accept-Encoding', ''):
+                    self.head(200, None, 'gzip')
+                    self.wfile.write(gzip.compress(self.data))
+                else:
+                    self.head(200, length)
+                    self.wfile.write(self.data)
             case '/odd-length':
                 self.send_response(200)
                 self.send_header('Content-Length', '-5')
@@ -715,6 +723,9 @@ class HttpTest(StreamTestCase):
         source = self.opened('packed')
         self.assertIsInstance(source, stream.GzipStream)
         self.assertEqual(Handler.data, self.all(source))
+
+    def test_asks_for_the_package_as_it_is(self) -> None:
+        self.assertIsInstance(self.opened('negotiated'), stream.HttpStream)
 
     def test_breaks_off(self) -> None:
         source = self.opened('broken')

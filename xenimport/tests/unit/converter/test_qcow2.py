@@ -135,9 +135,10 @@ class HostileTest(Qcow2Test):
             content = bytearray(qemu_images.qcow2({}, MIB))
             content[20:24] = struct.pack('>I', bits)
             with self.subTest(bits):
-                self.assert_refused(
+                error = self.assert_refused(
                     self.converter, bytes(content), 'qcow2.header'
                 )
+                self.assertIn(f'2^{bits} ', error.found or '')
 
     def test_tables_that_lie(self):
         for error_id, fields in (

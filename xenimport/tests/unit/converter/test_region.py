@@ -137,6 +137,16 @@ class GapTest(ReaderTestCase):
         self.assertEqual(self.content[:8], reader.read(0, 99))
         self.assertEqual([(0, 8, True)], list(reader.extents(8)))
 
+    def test_pieces_far_beyond_the_end(self) -> None:
+        self.write(b'x' * 2048)
+        reader = self.reader(
+            model.Piece(0, 512, 0), model.Piece(512, 512, 4096), length=1024
+        )
+        self.assertEqual(
+            [(0, 512, True), (512, 512, False)],
+            list(reader.extents(reader.size)),
+        )
+
     def test_without_pieces(self) -> None:
         reader = self.reader(length=1024)
         self.assertEqual(bytes(1024), reader.read(0, 2000))

@@ -275,6 +275,15 @@ class FooterTest(VhdTestCase):
         tail = packages.footer(len(DATA), packages.FIXED)
         self.refused(DATA + patched(tail, 85, b'\x01'), 'vhd.checksum')
 
+    def test_hidden_by_a_later_blktap(self) -> None:
+        tail = packages.footer(
+            len(DATA),
+            packages.FIXED,
+            creator=b'tap\0',
+            creator_version=0x00010002,
+        )
+        self.refused(DATA + patched(tail, 85, b'\x01'), 'vhd.checksum')
+
     def test_fixed_cut_short(self) -> None:
         text = self.refused(packages.fixed_vhd(DATA)[:-4096], 'vhd.no-footer')
         self.assertIn('cut short', text)
@@ -311,6 +320,23 @@ class TruncationTest(VhdTestCase):
         buffer = bytearray(b'?' * BLOCK)
         self.image(present + content[-512:]).pread_into(memoryview(buffer), 0)
         self.assertEqual(bytes(BLOCK - 1024), buffer[1024:])
+
+
+class ShortLastBlockTest(VhdTestCase):
+    """The disk's last block, which need not be there beyond its end."""
+
+    def test_others_follow_it_at_once(self) -> None:
+        for block in (4096, BLOCK):
+            length = 2 * block + 1024
+            with self.subTest(block=block):
+                data = cases.noise(length)
+                content = vhd_packages.short_block_first(data, block, 2)
+                self.assertEqual(data, self.read(content))
+
+    def test_others_on_its_end(self) -> None:
+        data = cases.noise(2 * BLOCK + 1024)
+        content = vhd_packages.short_block_first(data, BLOCK, 1)
+        self.refused(content, 'vhd.blocks-overlap')
 
 
 class HostileTest(VhdTestCase):

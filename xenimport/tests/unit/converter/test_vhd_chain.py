@@ -152,6 +152,16 @@ class JoinedTest(ChainTestCase):
             list(image.extents()),
         )
 
+    def test_extents_of_a_layer_within_those_of_another(self) -> None:
+        contents = {
+            'child.vhd': child(writes={0: cases.noise(2 * BLOCK)}),
+            'other.vhd': parent(writes={4096: cases.noise(4096)}),
+        }
+        self.assertEqual(
+            [(0, 2 * BLOCK, True), (2 * BLOCK, 2 * BLOCK, False)],
+            list(self.chain(contents).extents()),
+        )
+
     def test_three_layers_of_three_block_sizes(self) -> None:
         top = {1024: cases.noise(512, 6), 3 * BLOCK: cases.noise(512, 7)}
         contents = {
@@ -565,6 +575,18 @@ class HostileTest(ChainTestCase):
         self.refused_chain(
             {'child.vhd': child(), 'b': bytes(content)}, 'vhd.checksum'
         )
+
+    def test_long_name_is_not_read(self) -> None:
+        content = child(
+            locators=[vhd_packages.w2ru('b' * (1 << 20))],
+            parent=vhd_packages.NO_UUID,
+            parent_name='raw',
+        )
+        package = self.members({'child.vhd': content, 'raw': b'?' * 512})
+        chain = vhd_chain.Chain(package)
+        self.addCleanup(chain.release)
+        chain.open(package.members['child.vhd'])
+        self.assertLess(chain.links[0].layer.reader.bytes_read, 8192)
 
     def test_locators_that_lie(self) -> None:
         content = bytearray(child(locators=[vhd_packages.w2ru('b')]))

@@ -176,6 +176,21 @@ class DynamicTest(StreamTestCase):
             [(offset, len(data)) for offset, data in image.runs()],
         )
 
+    def test_many_neighbours(self) -> None:
+        data = cases.noise(3 << 20)
+        content = packages.dynamic_vhd(data, block_size=4096)
+        self.assert_reads(data, content)
+
+    def test_large_blocks_with_few_sectors(self) -> None:
+        writes = {
+            (3 << 20) + 512: cases.noise(512),
+            (7 << 20) + 1024: cases.noise(512),
+        }
+        self.assert_reads(
+            vhd_packages.overlaid(writes, size=8 << 20),
+            sparse(size=8 << 20, writes=writes, block_size=4 << 20),
+        )
+
     def test_disk_that_ends_in_the_middle_of_the_file(self) -> None:
         for block_size in (4096, BLOCK):
             last = (SIZE - 1) // block_size
@@ -192,6 +207,13 @@ class DynamicTest(StreamTestCase):
                 self.assert_reads(
                     DATA, sparse(block_size=block_size, order=numbers)
                 )
+
+    def test_disk_whose_last_block_is_short_and_first(self) -> None:
+        for block in (4096, BLOCK):
+            data = cases.noise(4 * block + 1024)
+            with self.subTest(block=block):
+                content = vhd_packages.short_block_first(data, block, 2)
+                self.assert_reads(data, content)
 
     def test_gaps_batmap_and_locators(self) -> None:
         self.assert_reads(
@@ -287,9 +309,9 @@ class DynamicTest(StreamTestCase):
     def test_endless_rest(self) -> None:
         content = sparse()
         with mock.patch.object(vhd_forward, '_MAX_TRAILING', 4096):
-            with self.assertRaises(exceptions.DiskImageError) as caught:
+            with self.assertRaises(exceptions.PackageError) as caught:
                 self.read(self.opened(content + bytes(8192), known=False))
-            self.assertEqual('vhd.block-outside', caught.exception.id)
+            self.assertEqual('package.excess-data', caught.exception.id)
             self.assertEqual(
                 DATA,
                 self.read(self.opened(content + bytes(8192) + content[:512])),
@@ -352,7 +374,7 @@ class NotForwardTest(StreamTestCase):
     def test_damaged_copy_at_the_start(self) -> None:
         content = sparse()
         self.not_forward(b'?' + content[1:])
-        self.not_forward(content[:20] + b'?' + content[21:])
+        self.not_forward(content[:10] + b'?' + content[11:])
 
     def test_tables_far_away(self) -> None:
         content = sparse()

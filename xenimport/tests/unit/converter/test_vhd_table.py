@@ -194,6 +194,17 @@ class BitsTest(unittest.TestCase):
                 with self.subTest(bits=bits, start=start):
                     self.assertEqual(expected, found)
 
+    def test_what_parts_two_spans(self) -> None:
+        for zeros, expected in (
+            (15, [(0, 17 * 4096)]),
+            (16, [(0, 4096), (17 * 4096, 18 * 4096)]),
+        ):
+            bits = b'\x01' + bytes(zeros) + b'\x01'
+            with self.subTest(zeros=zeros):
+                self.assertEqual(
+                    expected, list(vhd_table.spans(bits, 1 << 20))
+                )
+
     def test_spans(self) -> None:
         for bits in self.bitmaps():
             for length in (64 * 4096, 100_352):

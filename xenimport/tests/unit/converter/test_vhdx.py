@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import struct
 import unittest
 
 from xenimport.converter import base
@@ -145,7 +146,7 @@ class RefusedTest(VhdxTest):
         self.refused('vhdx.parent', items=items)
 
     def test_block_in_part_of_the_parent(self):
-        self.refused('vhdx.header', bat_entries={1: 4 << 20 | 7})
+        self.refused('vhdx.header', bat_entries={1: 5 << 20 | 7})
 
     def test_sectors_of_4096_bytes(self):
         items = qemu_images.vhdx_items(3 * MIB, sector=4096)
@@ -206,6 +207,35 @@ class HostileTest(VhdxTest):
             table = qemu_images.vhdx_regions(regions)
             with self.subTest(regions):
                 self.refused(error_id, tables=(table, table))
+
+    def test_regions_in_wrong_places(self):
+        for place in 0, 64 * KIB, MIB + 1, 2 * MIB + 512:
+            table = qemu_images.vhdx_regions(
+                {
+                    qemu_images.BAT: (3 * MIB, MIB, 1),
+                    qemu_images.METADATA: (place, 128 * KIB, 1),
+                }
+            )
+            with self.subTest(place):
+                found = self.refused('vhdx.header', tables=(table, table))
+                self.assertEqual(f'offset {place}', found)
+
+    def test_items_in_wrong_places(self):
+        # The offset and length of the first item.
+        place = slice(2 * MIB + 32 + 16, 2 * MIB + 32 + 24)
+        for offset, length in (
+            (MIB, 8),
+            (MIB - 7, 8),
+            (0xFFFFFFFF, 8),
+            (64 * KIB, 0xFFFFFFFF),
+        ):
+            content = bytearray(qemu_images.vhdx({}, MIB))
+            content[place] = struct.pack('<II', offset, length)
+            with self.subTest(offset):
+                error = self.assert_refused(
+                    self.converter, bytes(content), 'vhdx.header'
+                )
+                self.assertIn(f'offset {offset}', error.found or '')
 
     def test_region_tables_that_differ(self):
         """Who reads the other copy would see another disk."""

@@ -462,6 +462,15 @@ class DamagedTest(StreamCase):
 
         self.assert_differs(change)
 
+    def test_directory_names_a_table_that_did_not_come(self) -> None:
+        stream = self.stream()
+        stream.add(0, b'a' * GRAIN)
+        stream.add_table(0)
+        stream.tables[1] = 77
+        stream.add_directory()
+        stream.add_footer()
+        self.refused(stream.content, 'vmdk.tables-differ')
+
     def test_directory_missing(self) -> None:
         def change(stream: vmdk_packages.Stream) -> None:
             stream.add_table(0)

@@ -38,6 +38,10 @@ class ParseTest(unittest.TestCase):
             found,
         )
 
+    def test_name_with_a_leading_dot(self) -> None:
+        text = f'SHA1(./a)= {"1" * 40}\n'
+        self.assertEqual(['a'], list(manifest.parse(text.encode(), 'g.mf')))
+
     def test_several_algorithms_of_one_file(self) -> None:
         text = f'SHA1(a)= {"1" * 40}\nSHA256(a)= {"2" * 64}\n'
         found = manifest.parse(text.encode(), 'guest.mf')

@@ -177,6 +177,10 @@ class OpenTest(StreamTestCase):
                 )
                 self.skip(files)
 
+    def test_what_macos_adds(self) -> None:
+        files = {'._guest.ovf': b'\0\5\x16\7', **with_manifest()}
+        self.assertEqual({'one.vmdk': ONE, 'two.vmdk': TWO}, self.read(files))
+
     def test_folder_in_the_tar(self) -> None:
         files = {
             f'a/{name}': content for name, content in with_manifest().items()

@@ -18,6 +18,7 @@ from xenimport import exceptions
 from xenimport import model
 from xenimport import stream as stream_room
 from xenimport.source import xenapi
+from xenimport.tests import packages
 from xenimport.tests import vhd_packages
 
 Members = list[tuple[str, bytes]]
@@ -152,6 +153,19 @@ class OpenTest(XenapiTestCase):
                 self.source.open(self.tar([(name, b'x') for name in names]))
             self.assertEqual('package.vhd-sequence', caught.exception.id)
 
+    def test_disks_that_are_no_chain(self) -> None:
+        whole = packages.dynamic_vhd(bytes(512))
+        part = vhd_packages.Vhd(512, parent=vhd_packages.uuid_of(2)).build()
+        for first in (part, packages.fixed_vhd(bytes(512)), b''):
+            self.source.open(self.tar([('0.vhd', first), ('1.vhd', whole)]))
+        for members in (
+            [('1.vhd', part), ('0.vhd', whole)],
+            [('0.vhd', part), ('1.vhd', whole), ('2.vhd', whole)],
+        ):
+            with self.assertRaises(exceptions.PackageError) as caught:
+                self.source.open(self.tar(members))
+            self.assertEqual('package.vhd-sequence', caught.exception.id)
+
     def test_names_of_packages(self) -> None:
         for name in ('web', 'web.tar', 'web.tgz', 'web.tar.gz', 'web.vhd.tgz'):
             path = self.file(vhd_packages.tar(CHAIN), name)
@@ -237,6 +251,13 @@ class StreamTest(XenapiTestCase):
                     [(name, large) for name in names], 'package.vhd-sequence'
                 )
 
+    def test_disks_that_are_no_chain(self) -> None:
+        whole = packages.dynamic_vhd(bytes(512))
+        self.arrive([('0.vhd', whole)])
+        self.refused(
+            [('1.vhd', whole), ('0.vhd', whole)], 'package.vhd-sequence'
+        )
+
     def test_same_name_twice(self) -> None:
         large = bytes(100_000)
         self.refused(
@@ -257,6 +278,20 @@ class StreamTest(XenapiTestCase):
             for _, content_stream in system.package.arrivals:
                 content_stream.finish()
         self.assertEqual('package.truncated', caught.exception.id)
+
+    def test_damaged_behind_the_last_member(self) -> None:
+        members = [('0.vhd', bytes(100_000))]
+        content = bytearray(vhd_packages.tar(members, compressed=True))
+        content[-6] ^= 1  # in the checksum
+        path = self.file(bytes(content))
+        stream = stream_room.open_package(path)
+        assert stream is not None
+        self.addCleanup(stream.close)
+        system = self.source.open_stream(stream)
+        assert system.package.arrivals is not None
+        with self.assertRaises(exceptions.PackageError) as caught:
+            list(system.package.arrivals)
+        self.assertEqual('package.undecodable', caught.exception.id)
 
     def test_others_are_not_probed(self) -> None:
         for members in (

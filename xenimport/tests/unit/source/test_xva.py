@@ -470,6 +470,18 @@ class StreamTest(XvaTestCase):
             self.arriving()
         self.assertEqual('package.chunk-damaged', caught.exception.id)
 
+    def test_keep_alives_are_no_pieces(self) -> None:
+        self.write(
+            xva_packages.Disk(
+                'Ref:1', content(4 * CHUNK, 1), keep_alives=(1, 2)
+            )
+        )
+        (disk,) = xva.XvaSource().open(self.path).disks
+        self.assertEqual(
+            [(0, CHUNK), (CHUNK, CHUNK), (3 * CHUNK, CHUNK)],
+            [(p.region_offset, p.length) for p in disk.region.pieces],
+        )
+
     def test_damaged_keep_alive(self) -> None:
         disk = xva_packages.Disk(
             'Ref:1', content(4 * CHUNK, 1), keep_alives=(1,)

@@ -102,7 +102,8 @@ class ChunkTest(MembersTestCase):
 
     def test_first_is_empty(self) -> None:
         self.all[1] = (self.all[1][0], b'')
-        self.assert_refused(self.all, 'package.xva-chunk-missing')
+        message = self.assert_refused(self.all, 'package.xva-chunk-missing')
+        self.assertIn('The first chunk', message)
 
     def test_without_last(self) -> None:
         message = self.assert_refused(
@@ -200,6 +201,34 @@ class ChecksumTest(MembersTestCase):
     def test_twice(self) -> None:
         self.all.insert(2, self.all[2])
         self.assert_refused(self.all, 'package.xva-member')
+
+    def test_two_kinds(self) -> None:
+        content = self.all[3][1]
+        self.all[4] = (
+            'Ref:1/00000002.checksum',
+            xva_packages.checksum(content, 'checksum'),
+        )
+        message = self.assert_refused(self.all, 'package.xva-member')
+        self.assertIn('of one kind', message)
+
+    def test_of_a_keep_alive(self) -> None:
+        # XXH64's test vector for nothing, and another.
+        for text, error_id in (
+            (b'EF46DB3751D8E999', None),
+            (b'EF46DB3751D8E998', 'package.chunk-damaged'),
+        ):
+            members = [
+                *self.all[:3],
+                ('Ref:1/00000001', b''),
+                ('Ref:1/00000001.xxhash', text),
+                ('Ref:1/00000002', b'x' * (7 * CHUNK)),
+            ]
+            if error_id:
+                self.assert_refused(members, error_id)
+            else:
+                self.write_members(members)
+                for found in self.both_ways():
+                    self.assertEqual(7 * CHUNK, found['Ref:1'].count(b'x'))
 
     def test_some_are_missing(self) -> None:
         # Nothing says that every chunk has one.
