@@ -754,9 +754,7 @@ def decoded(inner: Stream) -> Stream:
         return GzipStream(inner)
     if head[1:4] == _ZSTD_SKIPPED and head[0] >> 4 == 5:
         # pzstd begins with a frame that only states a size.
-        length = int.from_bytes(head[4:8], 'little')
-        if length <= _LONGEST_SKIPPED:
-            head = head[8 + length :]
+        head = head[8 + int.from_bytes(head[4:8], 'little') :]
     if head.startswith(_ZSTD):
         return ZstdStream(inner)
     return inner

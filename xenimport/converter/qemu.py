@@ -39,6 +39,9 @@ from xenimport import stream as stream_room
 SECTOR = 512
 #: Bytes of the largest disk that is believed: what a VHDX can hold.
 MAX_SIZE = 64 << 40
+#: Bytes of the largest file that is looked at: a sparse one may be said
+#: to have far more, and a note is made of every block.
+MAX_FILE = 2 * MAX_SIZE
 #: Bytes in which the header and the metadata of an image are: in a VHDX
 #: they may come after the block table, of half of this at most.
 _HEAD = 1 << 30

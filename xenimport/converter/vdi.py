@@ -157,7 +157,8 @@ def _check_header(header: _Header, reader: region.RegionReader) -> None:
 
 def _check_map(header: _Header, reader: region.RegionReader) -> None:
     """Look whether the blocks lie in the file, each once."""
-    available = max(0, reader.size - header.data_offset)
+    size = min(reader.size, qemu.MAX_FILE)
+    available = max(0, size - header.data_offset)
     seen = bytearray(available // _BLOCK + 1)
     length = -(-header.size // _BLOCK) * 4
     last = length // 4 - 1

@@ -28,6 +28,8 @@ from xenimport import stream as stream_room
 
 SECTOR = vhd_format.SECTOR
 _SUFFIX = '.vhd'
+#: Stretches of one read that a layer lacks, and that are read one by one.
+_MANY_GAPS = 8
 
 
 class VhdImage(base.DiskImage):
@@ -44,9 +46,11 @@ class VhdImage(base.DiskImage):
     ) -> None:
         self.virtual_size = footer.current_size
         self.creator = footer.creator_name
-        self.findings = tuple(
-            finding for link in links for finding in link.findings
-        )
+        newest = links[0].layer.reader
+        # The parents' geometry is nobody's business any more.
+        self.findings = vhd_format.geometry_findings(
+            footer, newest.where, newest.name
+        ) + tuple(finding for link in links for finding in link.findings)
         self.regions = tuple(link.region for link in links)
         self._layers = tuple(link.layer for link in links)
 
@@ -80,23 +84,29 @@ class VhdImage(base.DiskImage):
         return heapq.merge(*parts)
 
     def pread_into(self, buffer: memoryview, offset: int) -> None:
-        missing = [(0, len(buffer))]
-        for layer in self._layers:
-            below: list[tuple[int, int]] = []
-            for start, end in missing:
-                inside = min(end, max(start, layer.size - offset))
-                if inside < end:
-                    buffer[inside:end] = bytes(end - inside)
-                if start < inside:
-                    below.extend(
-                        (start + first, start + last)
-                        for first, last in layer.read(
-                            buffer[start:inside], offset + start
-                        )
-                    )
-            missing = below
-        for start, end in missing:
-            buffer[start:end] = bytes(end - start)
+        self._read(0, buffer, offset)
+
+    def _read(self, level: int, buffer: memoryview, offset: int) -> None:
+        """Fill the buffer with what a layer and those below it hold."""
+        end = 0
+        if level < len(self._layers):
+            size = self._layers[level].size
+            end = max(0, min(len(buffer), size - offset))
+        if end < len(buffer):
+            buffer[end:] = bytes(len(buffer) - end)
+        if not end:
+            return
+        missing = self._layers[level].read(buffer[:end], offset)
+        if len(missing) <= _MANY_GAPS:
+            for first, last in missing:
+                self._read(level + 1, buffer[first:last], offset + first)
+            return
+        # One large read takes less time than many small ones.
+        low, high = missing[0][0], missing[-1][1]
+        below = memoryview(bytearray(high - low))
+        self._read(level + 1, below, offset + low)
+        for first, last in missing:
+            buffer[first:last] = below[first - low : last - low]
 
     def check_unchanged(self) -> None:
         for layer in self._layers:

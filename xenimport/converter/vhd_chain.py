@@ -255,7 +255,7 @@ class Chain:
             for member in self._members.values()
             if not _can_be_read(member)
         ]
-        found = f'{len(self._members)} members, none of which it is'
+        found = f'{len(self._members)} member(s), none of which it is'
         if compressed:
             found += f'; {compressed[0]!r} is compressed and was not read'
         return _error(
@@ -304,7 +304,6 @@ def _opened(
     located = vhd_format.locate(reader)
     footer = located.footer
     vhd_format.check_footer(footer, where)
-    findings = vhd_format.geometry_findings(footer, where, reader.name)
     if footer.kind == vhd_format.FIXED:
         if footer.current_size > located.data_end:
             raise vhd_format.error(
@@ -315,9 +314,10 @@ def _opened(
                 found=f'{located.data_end} bytes',
             )
         layer = vhd_layers.PlainLayer(reader, footer.current_size)
-        return Link(layer, member, None, findings), footer
+        return Link(layer, member), footer
+    findings: tuple[model.Finding, ...] = ()
     if located.at_start:
-        findings += (vhd_format.copy_finding(where, reader.name),)
+        findings = (vhd_format.copy_finding(where, reader.name),)
     header = vhd_format.parse_header(
         reader.read(footer.data_offset, vhd_format.HEADER_SIZE),
         footer.data_offset,

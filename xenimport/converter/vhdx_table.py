@@ -77,7 +77,8 @@ def _allocated(
 
 def check_blocks(table: Table, reader: region.RegionReader) -> None:
     """Look whether the blocks lie in the file, each in its place."""
-    seen = bytearray(reader.size // _MIB + 1)
+    size = min(reader.size, qemu.MAX_FILE)
+    seen = bytearray(size // _MIB + 1)
     for number, entry in _allocated(table, reader):
         if entry & _STATES == _PARTIAL:
             raise damaged(
@@ -86,7 +87,7 @@ def check_blocks(table: Table, reader: region.RegionReader) -> None:
         offset = entry & _ENTRY_OFFSET
         # What the last block holds beyond the disk need not be there.
         length = min(table.block, table.size - number * table.block)
-        if offset + length > reader.size:
+        if offset + length > size:
             raise qemu.truncated('VHDX', offset + length, reader)
         if not offset or seen[offset // _MIB]:
             raise damaged(

@@ -26,10 +26,12 @@ class Order:
 
     :ivar ascending: whether the grains come in the order of the disk
     :ivar complete: whether all grains have come that the tables name
+    :ivar data_size: bytes of the disk in all grains, None if unknown
     """
 
     ascending = True
     complete = False
+    data_size: int | None = None
 
     def __init__(self, header: vmdk_format.Header, where: str) -> None:
         self._header = header
@@ -64,6 +66,7 @@ class TablesFirst(Order):
             self.ascending = self.ascending and sector > last
             last = sector
         self.complete = not self._left
+        self.data_size = min(self._left * header.grain, header.size)
 
     def add(self, index: int, sector: int) -> None:
         """A grain has come."""

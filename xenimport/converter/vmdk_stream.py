@@ -121,6 +121,7 @@ class StreamImage(base.ForwardImage):
     ) -> None:
         self.virtual_size = header.size
         self.ascending = order.ascending
+        self.data_size = order.data_size
         self._where = where
         self._header = header
         self._stream = _Buffered(stream)

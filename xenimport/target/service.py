@@ -88,9 +88,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.proxy.get(
-                path, timeout=self.timeout, **more
-            )
+            return self.proxy.get(path, timeout=self.timeout, **more)
 
     def get_object(self, path: str, doing: str) -> dict[str, typing.Any]:
         """Ask for an object.
@@ -109,9 +107,7 @@ class Service:
         :raises xenimport.exceptions.TargetError: if nobody answers
         """
         with replies.translated(doing):
-            return self.proxy.post(
-                path, json=body, timeout=self.timeout
-            )
+            return self.proxy.post(path, json=body, timeout=self.timeout)
 
     def delete(self, path: str, doing: str) -> requests.Response:
         """Delete something; the answer may be a refusal.

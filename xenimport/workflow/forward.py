@@ -119,7 +119,29 @@ class Reader:
         self._reasons: dict[str, str] = {}
         self.moved = 0
 
-    def open(
+    def images(
+        self,
+    ) -> Iterator[
+        tuple[
+            context.OpenDisk, converter_base.ForwardImage, stream_room.Stream
+        ]
+    ]:
+        """Yield each disk that can be read as it comes, with its stream.
+
+        The others are unpacked on the way, see :meth:`open_unpacked`.
+        """
+        for opened, name, stream in disk_streams(self._run):
+            if opened is None:
+                self._part(name, stream)
+                continue
+            try:
+                image = self._open(opened, stream)
+            except converter_base.NotForward as reason:
+                self._unpack(name, stream, str(reason))
+                continue
+            yield opened, image, stream
+
+    def _open(
         self, opened: context.OpenDisk, stream: stream_room.Stream
     ) -> converter_base.ForwardImage:
         """The disk as it comes.
@@ -181,7 +203,7 @@ class Reader:
         if differs is not None:
             self._run.note(differs)
 
-    def unpack(
+    def _unpack(
         self, name: str, stream: stream_room.Stream, reason: str = ''
     ) -> None:
         """Write a member's own bytes into the work directory.
@@ -202,10 +224,10 @@ class Reader:
                 f'{name} is unpacked into the work directory first: {reason}'
             )
 
-    def part(self, name: str, stream: stream_room.Stream) -> None:
+    def _part(self, name: str, stream: stream_room.Stream) -> None:
         """Keep a member that a disk may need: a parent, an extent."""
         if name.lower().endswith(_PARTS):
-            self.unpack(name, stream)
+            self._unpack(name, stream)
 
     def open_unpacked(self) -> list[context.OpenDisk]:
         """Open the disks that had to be unpacked, now that all is here."""

@@ -303,25 +303,23 @@ def _send_streams(
     run: context.Run, target: target_base.Target, progress: _Progress
 ) -> None:
     """Send the disks that come once, in the order in which they come."""
-    reader = forward.Reader(run, lambda done, total: None)
+
+    def report(done: int, total: int) -> None:
+        run.check_interrupted()
+        run.observer.progress(done, total)
+
+    reader = forward.Reader(run, report)
     left = []
-    for opened, name, stream in forward.disk_streams(run):
-        if opened is None:
-            reader.part(name, stream)
-            continue
-        try:
-            image = reader.open(opened, stream)
-        except converter_base.NotForward as reason:
-            reader.unpack(name, stream, str(reason))
-            continue
+    for opened, image, stream in reader.images():
         if image.ascending and image.virtual_size is not None:
             _pass_through(
                 run, target, opened, reader, (image, stream), progress
             )
             continue
         run.observer.say(
-            f'{name} is copied into a workfile first: its parts do not '
-            'come in the order of the disk, or only its end tells its size'
+            f'{opened.disk.region.name} is copied into a workfile first: '
+            'its parts do not come in the order of the disk, or only its '
+            'end tells its size'
         )
         reader.to_workfile(opened, image)
         left.append(opened)

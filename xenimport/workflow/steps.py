@@ -24,7 +24,6 @@ import time
 
 from oslo_log import log as logging
 
-from xenimport.converter import base as converter_base
 from xenimport.converter import copy
 from xenimport.converter import digests
 from xenimport.converter import serve
@@ -253,15 +252,7 @@ def _copy_streams(run: context.Run) -> int:
     if all(opened.image is not None for opened in run.disks):
         return 0
     reader = forward.Reader(run, _progress(run, 0, 0))
-    for opened, name, stream in forward.disk_streams(run):
-        if opened is None:
-            reader.part(name, stream)
-            continue
-        try:
-            image = reader.open(opened, stream)
-        except converter_base.NotForward as reason:
-            reader.unpack(name, stream, str(reason))
-            continue
+    for opened, image, _stream in reader.images():
         reader.to_workfile(opened, image)
     moved = reader.moved
     for opened in reader.open_unpacked():

@@ -113,6 +113,20 @@ class GlanceCase(unittest.TestCase):
         """The records of the tenant."""
         return list(self.connect().image.images())
 
+    def settled(self) -> list[str]:
+        """The images' statuses, once Glance is done with what it got.
+
+        A server may only now hand it over, so it is watched for a second.
+        """
+        started = time.monotonic()
+        while True:
+            found = [image.status for image in self.images()]
+            passed = time.monotonic() - started
+            busy = 'saving' in found and passed < 10
+            if 'active' in found or (passed > 1 and not busy):
+                return found
+            time.sleep(0.05)
+
     def assert_nothing_left(self) -> None:
         """No record, and soon no data: Glance may still be cleaning up."""
         self.assertEqual([], self.images())

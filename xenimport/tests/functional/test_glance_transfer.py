@@ -171,7 +171,7 @@ class TransferTest(_Case):
             with self.assertRaises(type(error)) as caught:
                 target.publish(0, Failing(path, at, error), RAW)
             self.assertIs(error, caught.exception)
-            self.assertNotIn('active', [i.status for i in self.images()])
+            self.assertNotIn('active', self.settled())
             target.discard()
             self.assert_nothing_left()
             self.doCleanups()
@@ -258,6 +258,6 @@ class CollectingServerTest(_Case):
         with self.assertRaises(exceptions.PackageError) as caught:
             target.publish(0, Failing(path, 64 * MIB, _DAMAGED), RAW)
         self.assertIs(_DAMAGED, caught.exception)
-        self.assertEqual(['queued'], [i.status for i in self.images()])
+        self.assertEqual(['queued'], self.settled())
         target.discard()
         self.assert_nothing_left()

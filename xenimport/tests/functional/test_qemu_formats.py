@@ -350,6 +350,22 @@ class HostileTest(FormatsTestCase):
                     self.refused(name, disk, 'disk-image.truncated')
                 path = self.write(name)
 
+    def test_file_far_larger_than_its_data(self) -> None:
+        """Sparse, and said to be as large as a file can be."""
+        self.make_raw()
+        for name in CONVERTERS:
+            path = self.write(name)
+            for size in 1 << 62, 1 << 43:
+                try:
+                    os.truncate(path, size)
+                except OSError:
+                    continue  # more than this file system can hold
+                with self.subTest(f'{name} {size}'):
+                    image = self.open(name, region(path))
+                    self.assertEqual(SIZE, image.virtual_size)
+                    image.close()
+                break
+
     def test_opens_nothing_but_the_package(self) -> None:
         self.make_raw()
         for name in CONVERTERS:

@@ -20,7 +20,9 @@ program is missing is skipped.
 from __future__ import annotations
 
 import filecmp
+import gzip
 import os
+import pathlib
 import random
 import shutil
 import subprocess
@@ -35,6 +37,7 @@ from xenimport.converter import raw
 from xenimport import exceptions
 from xenimport.source import xva
 from xenimport import stream as stream_room
+from xenimport.tests.functional import commands
 from xenimport.tests import xva_packages
 
 MIB = xva_packages.MIB
@@ -297,6 +300,52 @@ class XvaImgTest(XvaTestCase):
         self.assert_same(reference, ours)
         (ours,) = self.forward(stream_room.FileStream(path))
         self.assert_same(reference, ours)
+
+
+class CommandTest(commands.CommandTest):
+    """The command, as a user runs it."""
+
+    def convert(self, package: pathlib.Path) -> bytes:
+        """Convert the package; the disk."""
+        output = self.directory / 'output'
+        done = self.openstack(
+            'import-xen', 'convert', package,
+            '--no-repair', '--output', output,
+        )  # fmt: skip
+        self.assertEqual(0, done.code, done.stderr)
+        (disk,) = output.glob('*.raw')
+        content = disk.read_bytes()
+        shutil.rmtree(output)
+        return content
+
+    def test_convert(self) -> None:
+        content = bytearray(8 * MIB)
+        content[440:444] = b'\x0d\xf0\xad\x0b'
+        content[450] = 0x83
+        content[454:458] = (2048).to_bytes(4, 'little')
+        content[458:462] = (8 * MIB // 512 - 2048).to_bytes(4, 'little')
+        content[510:512] = b'\x55\xaa'
+        content[5 * MIB : 5 * MIB + 6] = b'middle'
+        package = self.directory / 'guest.xva'
+        disk = xva_packages.Disk('Ref:1', bytes(content), keep_alives=(2,))
+        xva_packages.write_file(package, [disk])
+        self.assertEqual(content, self.convert(package))
+        packed = self.directory / 'guest.xva.gz'
+        packed.write_bytes(gzip.compress(package.read_bytes()))
+        self.assertEqual(content, self.convert(packed))
+        damaged = package.read_bytes().replace(b'middle', b'muddle')
+        for path, data in (
+            (package, damaged),
+            (packed, gzip.compress(damaged)),
+        ):
+            path.write_bytes(data)
+            done = self.openstack(
+                'import-xen', 'convert', path,
+                '--no-repair', '--output', self.directory / 'output',
+            )  # fmt: skip
+            self.assert_clear_error(done, 'package.chunk-damaged')
+            left = (self.directory / 'output').glob('*.raw')
+            self.assertEqual([], list(left))
 
 
 #: Reads a package in 512 MiB of address space, all of it.

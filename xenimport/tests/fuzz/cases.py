@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 import contextlib
 import io
+import logging
 import os
 import pathlib
 import resource
@@ -74,6 +75,9 @@ class FuzzTest(unittest.TestCase):
         super().setUpClass()
         cls.directory = tempfile.mkdtemp(prefix='xenimport-fuzz-')
         cls.addClassCleanup(shutil.rmtree, cls.directory)
+        # oslo.utils says much about what it does not like.
+        logging.disable()
+        cls.addClassCleanup(logging.disable, logging.NOTSET)
         limits = resource.getrlimit(resource.RLIMIT_AS)
         cls.addClassCleanup(resource.setrlimit, resource.RLIMIT_AS, limits)
         most = reading.address_space() + _MEMORY

@@ -20,6 +20,7 @@ from unittest import mock
 from xenimport import exceptions
 from xenimport import model
 from xenimport.converter import base
+from xenimport.converter import region
 from xenimport.converter import vhd
 from xenimport.converter import vhd_chain
 from xenimport.tests import packages
@@ -184,6 +185,44 @@ class JoinedTest(ChainTestCase):
             [region.name for region in image.regions],
         )
 
+    def test_many_small_stretches_of_each_layer(self) -> None:
+        # As random writes leave them behind.
+        top = {
+            offset: cases.noise(512, offset)
+            for offset in range(1024, SIZE, 2048)
+        }
+        middle = {
+            offset: cases.noise(1024, offset)
+            for offset in range(0, SIZE - BLOCK, 3072)
+        }
+        contents = {
+            'child.vhd': child(
+                writes=top, identity=uuid_of(9), parent=uuid_of(1)
+            ),
+            'middle.vhd': child(writes=middle, size=SIZE - 1536),
+            'base.vhd': parent(),
+        }
+        expected = vhd_packages.overlaid(
+            vhd_packages.overlaid(BASE, middle, size=SIZE - 1536),
+            top,
+            size=SIZE,
+        )
+        image = self.chain(contents)
+        for offset, length in ((0, SIZE), (700, 3 * BLOCK), (BLOCK, 5000)):
+            buffer = bytearray(b'!' * length)
+            image.pread_into(memoryview(buffer), offset)
+            with self.subTest(offset=offset):
+                self.assertEqual(expected[offset : offset + length], buffer)
+        with mock.patch.object(
+            region.RegionReader,
+            'read_into',
+            autospec=True,
+            side_effect=region.RegionReader.read_into,
+        ) as reads:
+            image.pread(0, SIZE)
+        # A block and a bitmap of each, not a read for each stretch.
+        self.assertLess(reads.call_count, 40)
+
     def test_fixed_parent(self) -> None:
         data = cases.noise(SIZE)
         fixed = packages.fixed_vhd(data)
@@ -207,8 +246,11 @@ class JoinedTest(ChainTestCase):
         image = self.chain(
             {'child.vhd': child(), 'b.vhd': content[:-512] + b'x' * 512}
         )
-        self.assertIn(
-            ('vhd.footer-copy', 'b.vhd'),
+        self.assertEqual(
+            [
+                ('vhd.geometry-differs', 'child.vhd'),
+                ('vhd.footer-copy', 'b.vhd'),
+            ],
             [(finding.id, finding.subject) for finding in image.findings],
         )
 
@@ -217,10 +259,10 @@ class JoinedTest(ChainTestCase):
         path = self.path('other')
         with open(path, 'wb') as stream:
             stream.write(parent())
-        region = model.Region(
+        member = model.Region(
             path, 'other', (model.Piece(0, len(parent()), 0),)
         )
-        members = dict(package.members) | {'other': region}
+        members = dict(package.members) | {'other': member}
         package = model.Package(package.path, 'disk', members)
         disk = model.Disk('d', 'd', 0, members['child.vhd'])
         with vhd.VhdConverter().open(package, disk) as image:
@@ -499,16 +541,16 @@ class HostileTest(ChainTestCase):
             ),
             self.assertRaises(exceptions.DiskImageError) as caught,
         ):
-            region = model.Region(
+            member = model.Region(
                 self.path('p'),
                 'child.vhd',
                 (model.Piece(0, len(content), 0),),
             )
-            descriptor = true_open(region.path, os.O_WRONLY | os.O_CREAT)
+            descriptor = true_open(member.path, os.O_WRONLY | os.O_CREAT)
             os.write(descriptor, content)
             os.close(descriptor)
-            package = model.Package(region.path, 'ova', {'child.vhd': region})
-            vhd.VhdConverter().open(package, model.Disk('d', 'd', 0, region))
+            package = model.Package(member.path, 'ova', {'child.vhd': member})
+            vhd.VhdConverter().open(package, model.Disk('d', 'd', 0, member))
         self.assertEqual('vhd.parent-missing', caught.exception.id)
         self.assertEqual({self.path('p')}, set(opened))
 

@@ -103,6 +103,7 @@ class ForwardTest(StreamCase):
         self.assertEqual('vmdk', image.format)
         self.assertEqual(len(data), image.virtual_size)
         self.assertTrue(image.ascending)
+        self.assertIsNone(image.data_size)
         self.assertEqual((), image.findings)
 
     def test_sizes_of_grains(self) -> None:
@@ -186,7 +187,10 @@ class TablesFirstTest(StreamCase):
         for end in (b'', bytes(512), bytes(5000)):
             with self.subTest(len(end)):
                 content = vmdk_packages.tables_first(data, level=1) + end
-                self.assertTrue(self.image(content).ascending)
+                image = self.image(content)
+                self.assertTrue(image.ascending)
+                # The last of the grains has one sector on the disk.
+                self.assertEqual(3 * MIB + GRAIN, image.data_size)
                 self.assertEqual(data, self.read(content))
 
     def test_any_order(self) -> None:

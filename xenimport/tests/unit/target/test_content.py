@@ -90,7 +90,7 @@ class ContentTest(unittest.TestCase):
                 yield from super().chunks()
                 raise error
 
-        self.write(3 * MIB, (0, b'x'))
+        self.write(3 * MIB, (0, b'x' * 3 * MIB))
         got = 0
         with content.Body(Damaged(self.path)) as body:
             with self.assertRaises(exceptions.PackageError):
