@@ -124,17 +124,21 @@ class _Progress:
         """What one disk's upload reports to."""
 
         def report(done: int, size: int) -> None:
-            if self.stopped.is_set():
-                raise _Stopped(
-                    'import.stopped',
-                    'The upload was stopped because another disk failed',
-                    fix='see the other error',
-                )
+            self.check(done, size)
             self._done[disk] = done
             if threading.current_thread() is threading.main_thread():
                 self.show()
 
         return report
+
+    def check(self, done: int, size: int) -> None:
+        """Raise where the rest has to end; counts nothing."""
+        if self.stopped.is_set():
+            raise _Stopped(
+                'import.stopped',
+                'The upload was stopped because another disk failed',
+                fix='see the other error',
+            )
 
     def show(self) -> None:
         """Tell the observer, from the main thread."""
@@ -271,7 +275,7 @@ def _send(
     if request.disk_format != 'qcow2':
         return target.publish(index, raw, request, report)
     path = os.path.splitext(opened.workfile)[0] + '.qcow2'
-    qcow2_output.write(opened.workfile, path)
+    qcow2_output.write(opened.workfile, path, progress.check)
     image = target.publish(
         index, content.FileContent(path), request, report, raw=raw
     )

@@ -304,7 +304,7 @@ class InterruptTest(commands.CloudCommandTest):
         self.interrupt_after('copy disks:')
 
     def test_in_the_verification(self) -> None:
-        self.interrupt_after('copy disks:', '--no-repair')
+        self.interrupt_after('check free space:', '--no-repair')
 
     def test_in_the_upload(self) -> None:
         self.interrupt_after('verify disks:', '--no-repair')

@@ -504,19 +504,24 @@ class HostileTest(ReadingTestCase):
 
     def test_descriptors(self) -> None:
         room = 4 * MIB - 100
-        for name, body in (
-            ('many', b'<a/>' * (room // 4)),
-            ('deep', b'<a>' * (room // 7) + b'</a>' * (room // 7)),
+        for name, body, expected in (
+            ('many', b'<a/>' * (room // 4), 'package.ovf-too-large'),
+            (
+                'deep',
+                b'<a>' * (room // 7) + b'</a>' * (room // 7),
+                'package.ovf-too-large',
+            ),
             (
                 'attributes',
                 b'<a %s/>'
                 % b' '.join(b'a%d=""' % n for n in range(room // 12)),
+                'package.virtual-systems',
             ),
-            ('text', b'x' * room),
+            ('text', b'x' * room, 'package.virtual-systems'),
         ):
             with self.subTest(name=name):
                 self.assertEqual(
-                    'package.virtual-systems',
+                    expected,
                     self.descriptor(b'<Envelope>' + body + b'</Envelope>'),
                 )
 
@@ -527,7 +532,7 @@ class HostileTest(ReadingTestCase):
             + item * (4 * MIB // len(item) - 2)
             + b'</VirtualSystem></Envelope>'
         )
-        self.assertEqual('package.no-disks', self.descriptor(text))
+        self.assertEqual('package.ovf-too-large', self.descriptor(text))
 
     def test_disks_and_drives_that_multiply(self) -> None:
         count = 15_000
@@ -554,7 +559,7 @@ class HostileTest(ReadingTestCase):
                 ('g.mf', b'SHA1(a)= ' + b'(' * (MIB - 100)),
             ],
         )
-        self.assertEqual('package.virtual-systems', self.outcome(path))
+        self.assertEqual('package.manifest-invalid', self.outcome(path))
 
     def test_vhd_of_the_most_blocks(self) -> None:
         block, count = 4096, 1 << 21

@@ -78,8 +78,18 @@ def _streams() -> list[mutation.Sample]:
                 (sector + 12, 4, 'little'),
             ]
         hot = [(0, 80), (512, 1024), (start, len(data))]
-        samples.append(mutation.Sample(name, data, fields, hot))
+        samples.append(
+            mutation.Sample(name, data, fields, hot, (_copy_header,))
+        )
     return samples
+
+
+def _copy_header(target: bytearray) -> None:
+    """Have the footer say what the header says, but for the directory."""
+    start = len(target) - 2 * _SECTOR
+    if start > _SECTOR:
+        target[start : start + 56] = target[:56]
+        target[start + 64 : start + 79] = target[64:79]
 
 
 def _descriptors() -> list[mutation.Sample]:
