@@ -346,15 +346,26 @@ def _intact_footer(data: bytes) -> vhd_format.Footer | None:
     return footer
 
 
-def _essence(footer: vhd_format.Footer) -> tuple[int, int, int]:
+def _essence(
+    footer: vhd_format.Footer,
+) -> tuple[int, int, int, bool, bool]:
     """What the reading of the blocks went by."""
-    return footer.kind, footer.current_size, footer.data_offset
+    return (
+        footer.kind,
+        footer.current_size,
+        footer.data_offset,
+        # The writer decides how bitmaps are read, and whether there may
+        # be the mark of an encrypted disk.
+        footer.by_blktap,
+        footer.lowest_bit_first,
+    )
 
 
 def _described(footer: vhd_format.Footer) -> str:
     return (
         f'kind {footer.kind}, {footer.current_size} bytes, '
-        f'header at {footer.data_offset}'
+        f'header at {footer.data_offset}, written by '
+        f'{footer.creator_name or "nobody"} {footer.creator_version:#010x}'
     )
 
 

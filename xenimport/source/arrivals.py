@@ -34,6 +34,7 @@ from xenimport.source import package as packages
 from xenimport.source import parts
 from xenimport.source import tarindex
 from xenimport import stream as stream_room
+from xenimport import stream_decoders
 
 _CERTIFICATE = '.cert'
 _MANIFEST = '.mf'
@@ -379,7 +380,7 @@ def _arrivals(
             name = wanted.region.name
             wanted.arrived = True
             if wanted.gzip:
-                decoded = stream_room.decoded(raw)
+                decoded = stream_decoders.decoded(raw)
         yield name, decoded
         # What nobody has read is not decoded only to be thrown away.
         if decoded is not raw and decoded.position:

@@ -27,6 +27,7 @@ from xenimport.source import base
 from xenimport.source import tarheader
 from xenimport.source import tarindex
 from xenimport import stream as stream_room
+from xenimport import stream_packages
 
 _VHD_COOKIE = b'conectix'
 _DISK_SUFFIXES = (
@@ -194,7 +195,7 @@ def _arriving_name(where: str) -> str:
     """The name of a disk that comes in a stream, without ``.gz``."""
     if where == _STANDARD_INPUT:
         return _UNNAMED
-    if stream_room.is_url(where):
+    if stream_packages.is_url(where):
         where = parse.unquote(parse.urlsplit(where).path)
     name = os.path.basename(where)
     for suffix in _COMPRESSED:

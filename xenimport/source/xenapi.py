@@ -32,6 +32,7 @@ from xenimport import model
 from xenimport.source import base
 from xenimport.source import tarindex
 from xenimport import stream as stream_room
+from xenimport import stream_files
 
 #: Members that are looked at; such an archive has few.
 _MAX_LOOKS = 100
@@ -218,7 +219,7 @@ def _head(path: str, member: tarindex.Member) -> bytes:
     region = model.Region(
         path, member.name, (model.Piece(member.offset, member.size, 0),)
     )
-    stream = stream_room.RegionStream(region)
+    stream = stream_files.RegionStream(region)
     try:
         return stream.peek(_FOOTER)
     finally:

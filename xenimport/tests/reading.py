@@ -43,6 +43,9 @@ from xenimport.source import ovf_folder
 from xenimport.source import xenapi
 from xenimport.source import xva
 from xenimport import stream as stream_room
+from xenimport import stream_decoders
+from xenimport import stream_files
+from xenimport import stream_packages
 from xenimport.workflow import drivers
 
 #: Bytes that are read of an extent, at its start and at its end.
@@ -103,7 +106,7 @@ def read(
     :raises xenimport.exceptions.XenImportError: if it is refused
     """
     if len(paths) == 1:
-        stream = stream_room.open_package(paths[0])
+        stream = stream_packages.open_package(paths[0])
         if stream is not None:
             with contextlib.closing(stream):
                 return read_stream(stream, opened)
@@ -120,9 +123,9 @@ def read(
         else:
             region = disk.region
             with contextlib.closing(
-                stream_room.decoded(
+                stream_decoders.decoded(
                     stream_room.Digested(
-                        stream_room.RegionStream(region), region.digests
+                        stream_files.RegionStream(region), region.digests
                     )
                 )
             ) as content:

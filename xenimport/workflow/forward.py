@@ -33,6 +33,8 @@ from xenimport.converter import region as region_room
 from xenimport import exceptions
 from xenimport import model
 from xenimport import stream as stream_room
+from xenimport import stream_decoders
+from xenimport import stream_files
 from xenimport.workflow import context
 from xenimport.workflow import drivers
 from xenimport.workflow import layout
@@ -94,15 +96,15 @@ def _of_region(run: context.Run, disk: model.Disk) -> stream_room.Stream:
         stream = stream_room.Joined(
             [
                 stream_room.Digested(
-                    stream_room.RegionStream(part), part.digests
+                    stream_files.RegionStream(part), part.digests
                 )
                 for part in parts
             ],
             f'{region.path}: {region.name}',
         )
     else:
-        stream = stream_room.RegionStream(region)
-    return stream_room.decoded(stream)
+        stream = stream_files.RegionStream(region)
+    return stream_decoders.decoded(stream)
 
 
 class Reader:

@@ -23,6 +23,7 @@ from xenimport import exceptions
 from xenimport import model
 from xenimport.source import base as source_base
 from xenimport import stream as stream_room
+from xenimport import stream_packages
 from xenimport.workflow import context
 from xenimport.workflow import drivers
 from xenimport.workflow import layout
@@ -58,9 +59,9 @@ def read(run: context.Run) -> None:
 def _stream(paths: tuple[str, ...]) -> stream_room.Stream | None:
     """The package's stream, None if it can be read at any place."""
     if len(paths) == 1:
-        return stream_room.open_package(paths[0])
+        return stream_packages.open_package(paths[0])
     for path in paths:
-        stream = stream_room.open_package(path)
+        stream = stream_packages.open_package(path)
         if stream is not None:
             stream.close()
             raise exceptions.PackageError(

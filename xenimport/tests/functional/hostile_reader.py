@@ -35,7 +35,7 @@ import isal.isal_zlib  # noqa: F401
 import zstandard  # noqa: F401
 
 from xenimport import exceptions
-from xenimport import stream
+from xenimport import stream_http
 from xenimport.tests import reading
 
 _LIMIT = 512 << 20
@@ -134,7 +134,7 @@ def main() -> None:
     reading.sources()
     reading.converters()
     # What Python and its libraries open once, they open here.
-    stream.shown_url('http://localhost/')
+    stream_http.shown_url('http://localhost/')
     soft = resource.getrlimit(resource.RLIMIT_AS)[1]
     resource.setrlimit(resource.RLIMIT_AS, (_LIMIT, soft))
     watch = Watch()

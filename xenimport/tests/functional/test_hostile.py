@@ -36,6 +36,7 @@ import tempfile
 import typing
 import unittest
 
+from xenimport.converter import qemu_server
 from xenimport.tests.functional import commands
 from xenimport.tests import hostile
 from xenimport.tests import ovf_packages
@@ -95,10 +96,12 @@ class HostileTest(unittest.TestCase):
         *jobs: Sequence[str],
         how: str = '',
         wrapper: Sequence[str] = (),
+        qemu: bool = False,
     ) -> list[Report]:
         """Read packages in a process of their own, one after the other.
 
         :param how: what is done to the first file when it is open
+        :param qemu: whether programs may be started
         """
         listed = [(paths, how, paths[0]) for paths in jobs]
         done = subprocess.run(
@@ -118,10 +121,11 @@ class HostileTest(unittest.TestCase):
         self.assertEqual(len(jobs), len(reports), done.stderr)
         for report in reports:
             self.assertEqual('', report.foreign)
-            self.assertEqual([], report.programs)
+            if not qemu:
+                self.assertEqual([], report.programs)
             for path in report.opened:
                 self.assertTrue(
-                    path in (str(self.inside), str(self.work))
+                    path in (str(self.inside), str(self.work), os.devnull)
                     or path.startswith((f'{self.inside}/', f'{self.work}/')),
                     f'{path} was opened',
                 )
@@ -716,6 +720,43 @@ class HostFileTest(HostileTest):
         self.assertNotIn(str(self.secret), calls)
         self.assertNotIn(_HOST_FILE, calls)
         self.assertEqual(1, len(re.findall('execve\\(.* = 0', calls)))
+
+    @unittest.skipUnless(shutil.which('strace'), 'strace is not installed')
+    @unittest.skipIf(
+        qemu_server.unusable_because(), 'qemu-nbd or libnbd is missing'
+    )
+    def test_what_qemu_opens(self) -> None:
+        """Of an image that is sound, the image alone."""
+        log = self.directory / 'log'
+        paths = [
+            [self.write('d.qcow2', qemu_images.qcow2({0: b'x'}, _MIB))],
+            [self.write('d.vdi', qemu_images.vdi({0: b'x'}, _MIB))],
+            [self.write('d.vhdx', qemu_images.vhdx({0: b'x'}, _MIB))],
+        ]
+        trace = 'trace=open,openat,openat2'
+        reports = self.read(
+            *paths,
+            wrapper=('strace', '-f', '-o', str(log), '-e', trace),
+            qemu=True,
+        )
+        self.assertEqual([None] * 3, [report.id for report in reports])
+        opened = set(
+            re.findall('"([^"]*)".* = [0-9]+$', log.read_text(), re.M)
+        )
+        # By its number, whatever it is called.
+        self.assertIn('/proc/self/fd/', {path[:14] for path in opened})
+        system = ('/usr/', '/lib', '/etc/', '/proc/', '/sys/', '/dev/')
+        ours = (str(self.inside), str(self.work), sys.prefix, os.getcwd())
+        allowed = (*system, *ours)
+        self.assertEqual(
+            [],
+            [
+                path
+                for path in sorted(opened)
+                if path.startswith('/') and not path.startswith(allowed)
+            ],
+        )
+        self.assertNotIn(_HOST_FILE, opened)
 
 
 class ChangingTest(HostileTest):

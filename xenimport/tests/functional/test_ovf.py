@@ -37,6 +37,9 @@ from xenimport.source import base
 from xenimport.source import ova
 from xenimport.source import ovf_folder
 from xenimport import stream as stream_room
+from xenimport import stream_decoders
+from xenimport import stream_files
+from xenimport import stream_packages
 from xenimport.tests.functional import commands
 from xenimport.tests import ovf_packages as writer
 from xenimport.tests import packages
@@ -107,9 +110,9 @@ class OvfTestCase(unittest.TestCase):
         """The bytes of every disk that lies in a file, decoded."""
         found = []
         for disk in system.disks:
-            stream: stream_room.Stream = stream_room.RegionStream(disk.region)
+            stream: stream_room.Stream = stream_files.RegionStream(disk.region)
             if disk.region.decoder == 'gzip':
-                stream = stream_room.GzipStream(stream)
+                stream = stream_decoders.GzipStream(stream)
             found.append(stream.read(SIZE + 1))
             stream.close()
         return found
@@ -154,7 +157,7 @@ class TarTest(OvfTestCase):
         self.assertTrue(all(disk.region.digests for disk in system.disks))
 
     def arrive(self, path: str) -> dict[str, bytes]:
-        arriving = stream_room.open_package(path)
+        arriving = stream_packages.open_package(path)
         assert arriving is not None
         self.addCleanup(arriving.close)
         self.assertTrue(ova.OvaSource().probe_stream(arriving))
@@ -383,7 +386,7 @@ try:
     if path.endswith('.ovf'):
         ovf_folder.OvfSource().open(path)
     else:
-        stream = stream_room.open_package(path)
+        stream = stream_packages.open_package(path)
         if stream is None:
             ova.OvaSource().open(path)
         else:

@@ -37,6 +37,8 @@ from xenimport import model
 from xenimport.source import disk as disk_room
 from xenimport.source import xenapi
 from xenimport import stream as stream_room
+from xenimport import stream_files
+from xenimport import stream_packages
 from xenimport.tests import packages
 from xenimport.tests import vhd_packages
 
@@ -129,12 +131,12 @@ class ForwardTest(VhdTestCase):
             run('qemu-img', 'convert', '-f', 'raw', '-O', 'vpc',
                 '-o', options, reference, path)  # fmt: skip
             with self.subTest(kind=kind):
-                stream = stream_room.FileStream(path)
+                stream = stream_files.FileStream(path)
                 self.addCleanup(stream.close)
                 self.assert_same(reference, self.forward(stream, path))
             with self.subTest(kind=kind, compressed=True):
                 run('gzip', '-1', path)
-                packed = stream_room.open_package(f'{path}.gz')
+                packed = stream_packages.open_package(f'{path}.gz')
                 assert packed is not None
                 self.addCleanup(packed.close)
                 self.assertIsNone(packed.size)
@@ -283,7 +285,7 @@ class ArchiveTest(ChainTestCase):
 
     def test_as_it_arrives(self) -> None:
         chain, archive = self.make_archive()
-        stream = stream_room.open_package(archive)
+        stream = stream_packages.open_package(archive)
         assert stream is not None
         self.addCleanup(stream.close)
         source = xenapi.XenapiSource()
@@ -317,7 +319,7 @@ class ArchiveTest(ChainTestCase):
         archive = self.path('image.tgz')
         run('tar', '-zcf', archive, f'--directory={self.directory}',
             os.path.basename(path))  # fmt: skip
-        stream = stream_room.open_package(archive)
+        stream = stream_packages.open_package(archive)
         assert stream is not None
         self.addCleanup(stream.close)
         system = xenapi.XenapiSource().open_stream(stream)

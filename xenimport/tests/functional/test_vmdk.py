@@ -27,7 +27,7 @@ import typing
 import unittest
 
 from xenimport import model
-from xenimport import stream as stream_room
+from xenimport import stream_packages
 from xenimport.converter import base
 from xenimport.converter import copy
 from xenimport.converter import vmdk
@@ -221,7 +221,7 @@ class VmdkTest(unittest.TestCase):
         for name in ('qemu.vmdk', 'ours.vmdk'):
             with self.subTest(name):
                 self.run_program('gzip', '-1', name)
-                source = stream_room.open_package(self.path(f'{name}.gz'))
+                source = stream_packages.open_package(self.path(f'{name}.gz'))
                 assert source is not None
                 self.addCleanup(source.close)
                 region = model.Region('-', name, (), seekable=False)

@@ -37,6 +37,8 @@ from xenimport.converter import raw
 from xenimport import exceptions
 from xenimport.source import xva
 from xenimport import stream as stream_room
+from xenimport import stream_files
+from xenimport import stream_packages
 from xenimport.tests.functional import commands
 from xenimport.tests import xva_packages
 
@@ -175,7 +177,7 @@ class RoundTripTest(XvaTestCase):
             file.write(bytes((byte[0] ^ 1,)))
         for act in (
             lambda: self.in_place(path),
-            lambda: self.forward(stream_room.FileStream(path)),
+            lambda: self.forward(stream_files.FileStream(path)),
         ):
             with self.assertRaises(exceptions.XenImportError) as caught:
                 act()
@@ -199,12 +201,12 @@ class CompressedTest(XvaTestCase):
                 packed = self.path('packed')
                 run(*command, packed, path)
                 self.assert_two_disks(
-                    self.forward(stream_room.open_package(packed))
+                    self.forward(stream_packages.open_package(packed))
                 )
                 os.unlink(packed)
         run('gzip', '-1', path)
         self.assert_two_disks(
-            self.forward(stream_room.open_package(f'{path}.gz'))
+            self.forward(stream_packages.open_package(f'{path}.gz'))
         )
 
     def test_pipe(self) -> None:
@@ -219,7 +221,7 @@ class CompressedTest(XvaTestCase):
                 self.addCleanup(child.wait)
                 self.addCleanup(child.kill)
                 self.assert_two_disks(
-                    self.forward(stream_room.open_package(pipe))
+                    self.forward(stream_packages.open_package(pipe))
                 )
                 self.assertEqual(0, child.wait(30))
 
@@ -229,7 +231,7 @@ class CompressedTest(XvaTestCase):
         packed = f'{path}.zst'
         for length in (1000, os.stat(packed).st_size - 100):
             os.truncate(packed, length)
-            stream = stream_room.open_package(packed)
+            stream = stream_packages.open_package(packed)
             with self.assertRaises(exceptions.PackageError) as caught:
                 self.forward(stream)
             self.assertEqual('package.truncated', caught.exception.id)
@@ -250,7 +252,7 @@ class TarTest(XvaTestCase):
                     folder=self.directory)  # fmt: skip
                 self.assert_two_disks(self.in_place(path))
                 self.assert_two_disks(
-                    self.forward(stream_room.FileStream(path))
+                    self.forward(stream_files.FileStream(path))
                 )
 
     def test_names_with_a_point(self) -> None:
@@ -260,7 +262,7 @@ class TarTest(XvaTestCase):
             './ova.xml', './Ref:1', './Ref:10',
             folder=self.directory)  # fmt: skip
         self.assert_two_disks(self.in_place(path))
-        self.assert_two_disks(self.forward(stream_room.FileStream(path)))
+        self.assert_two_disks(self.forward(stream_files.FileStream(path)))
 
 
 @needs('xva-img', 'tar')
@@ -298,7 +300,7 @@ class XvaImgTest(XvaTestCase):
         )
         (ours,) = self.in_place(path)
         self.assert_same(reference, ours)
-        (ours,) = self.forward(stream_room.FileStream(path))
+        (ours,) = self.forward(stream_files.FileStream(path))
         self.assert_same(reference, ours)
 
 
@@ -360,7 +362,7 @@ from xenimport.source import xva
 from xenimport import stream as stream_room
 path = sys.argv[1]
 try:
-    stream = stream_room.open_package(path)
+    stream = stream_packages.open_package(path)
     if stream is None:
         system = xva.XvaSource().open(path)
         for disk in system.disks:

@@ -56,7 +56,7 @@ Field = tuple[int, int, typing.Literal['big', 'little']]
 Seal = Callable[[bytearray], None]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Sample:
     """A sound file, and what is worth changing in it.
 
@@ -66,10 +66,13 @@ class Sample:
     """
 
     name: str
-    data: bytes = dataclasses.field(repr=False)
-    fields: Sequence[Field] = dataclasses.field(default=(), repr=False)
-    hot: Sequence[tuple[int, int]] = dataclasses.field(default=(), repr=False)
-    seals: Sequence[Seal] = dataclasses.field(default=(), repr=False)
+    data: bytes
+    fields: Sequence[Field] = ()
+    hot: Sequence[tuple[int, int]] = ()
+    seals: Sequence[Seal] = ()
+
+    def __repr__(self) -> str:
+        return f'<{self.name}>'
 
 
 @dataclasses.dataclass(frozen=True)

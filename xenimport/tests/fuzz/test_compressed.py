@@ -25,7 +25,7 @@ from xenimport.tests.fuzz import mutation
 from xenimport.tests.fuzz import tars
 from xenimport.tests import packages
 from xenimport.tests import reading
-from xenimport import stream as stream_room
+from xenimport import stream_decoders
 
 #: Bytes that are decoded of one mutant.
 _MOST = 32 << 20
@@ -73,7 +73,7 @@ def _packages() -> list[mutation.Sample]:
 def _drain(data: bytes) -> bytes:
     """Decode with reads of one size and then with peeks of others."""
     with contextlib.closing(
-        stream_room.decoded(cases.Arriving(data, 'mutant'))
+        stream_decoders.decoded(cases.Arriving(data, 'mutant'))
     ) as stream:
         stream.peek(3)
         stream.skip(1)

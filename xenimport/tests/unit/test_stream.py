@@ -33,6 +33,10 @@ import zstandard
 from xenimport import exceptions
 from xenimport import model
 from xenimport import stream
+from xenimport import stream_decoders
+from xenimport import stream_files
+from xenimport import stream_http
+from xenimport import stream_packages
 
 MIB = 1024 * 1024
 
@@ -160,8 +164,8 @@ class ReadingTest(StreamTestCase):
 
 
 class FileTest(StreamTestCase):
-    def opened(self, path: str) -> stream.FileStream:
-        source = stream.FileStream(path)
+    def opened(self, path: str) -> stream_files.FileStream:
+        source = stream_files.FileStream(path)
         self.addCleanup(source.close)
         return source
 
@@ -209,10 +213,12 @@ class FileTest(StreamTestCase):
         master, slave = os.openpty()
         self.addCleanup(os.close, master)
         self.standard_input(slave)
-        self.raises('package.unreadable', stream.FileStream, '-')
+        self.raises('package.unreadable', stream_files.FileStream, '-')
 
     def test_absent(self) -> None:
-        error = self.raises('package.unreadable', stream.FileStream, self.path)
+        error = self.raises(
+            'package.unreadable', stream_files.FileStream, self.path
+        )
         self.assertEqual(self.path, error.where)
 
     def test_directory(self) -> None:
@@ -229,7 +235,7 @@ class FileTest(StreamTestCase):
             self.raises('package.changed', source.finish)
 
     def test_closed_twice(self) -> None:
-        source = stream.FileStream(self.write(b'x'))
+        source = stream_files.FileStream(self.write(b'x'))
         before = len(os.listdir('/proc/self/fd'))
         source.close()
         source.close()
@@ -239,23 +245,25 @@ class FileTest(StreamTestCase):
 class OpenTest(StreamTestCase):
     def test_plain_files_are_for_reading_in_place(self) -> None:
         before = len(os.listdir('/proc/self/fd'))
-        self.assertIsNone(stream.open_package(self.write(b'plain')))
-        self.assertIsNone(stream.open_package(self.write(b'')))
-        self.assertIsNone(stream.open_package(os.path.dirname(self.path)))
+        self.assertIsNone(stream_packages.open_package(self.write(b'plain')))
+        self.assertIsNone(stream_packages.open_package(self.write(b'')))
+        self.assertIsNone(
+            stream_packages.open_package(os.path.dirname(self.path))
+        )
         self.assertEqual(before, len(os.listdir('/proc/self/fd')))
 
     def test_compressed_files(self) -> None:
         for packed, kind in (
-            (gzip.compress(b'plain'), stream.GzipStream),
-            (zstandard.compress(b'plain'), stream.ZstdStream),
+            (gzip.compress(b'plain'), stream_decoders.GzipStream),
+            (zstandard.compress(b'plain'), stream_decoders.ZstdStream),
             # As pzstd begins.
             (
                 b'\x50\x2a\x4d\x18\x04\0\0\0\x16\0\0\0'
                 + zstandard.compress(b'plain'),
-                stream.ZstdStream,
+                stream_decoders.ZstdStream,
             ),
         ):
-            source = stream.open_package(self.write(packed))
+            source = stream_packages.open_package(self.write(packed))
             assert source is not None
             self.addCleanup(source.close)
             self.assertIsInstance(source, kind)
@@ -273,16 +281,18 @@ class OpenTest(StreamTestCase):
             b'P',
         ):
             inner = Plain(data)
-            self.assertIs(inner, stream.decoded(inner))
+            self.assertIs(inner, stream_decoders.decoded(inner))
             self.assertEqual(data, self.all(inner))
 
     def test_only_one_layer(self) -> None:
         inner = gzip.compress(b'plain')
-        source = stream.decoded(Plain(gzip.compress(inner)))
+        source = stream_decoders.decoded(Plain(gzip.compress(inner)))
         self.assertEqual(inner, self.all(source))
 
     def test_absent(self) -> None:
-        self.raises('package.unreadable', stream.open_package, self.path)
+        self.raises(
+            'package.unreadable', stream_packages.open_package, self.path
+        )
 
     def test_urls(self) -> None:
         for path, expected in (
@@ -292,7 +302,7 @@ class OpenTest(StreamTestCase):
             ('file:///etc/passwd', False),
             ('/a/http://b', False),
         ):
-            self.assertEqual(expected, stream.is_url(path))
+            self.assertEqual(expected, stream_packages.is_url(path))
 
 
 class GzipTest(StreamTestCase):
@@ -302,7 +312,7 @@ class GzipTest(StreamTestCase):
         return gzip.compress(self.data)
 
     def decoded(self, packed: bytes, step: int = 1 << 30) -> stream.Stream:
-        return stream.GzipStream(Plain(packed, step))
+        return stream_decoders.GzipStream(Plain(packed, step))
 
     def test_whole(self) -> None:
         for step in (1000, 1 << 30):
@@ -368,7 +378,7 @@ class GzipTest(StreamTestCase):
 
     def test_finish_checks_the_end(self) -> None:
         inner = Plain(self.packed())
-        source: stream.Stream = stream.GzipStream(inner)
+        source: stream.Stream = stream_decoders.GzipStream(inner)
         source.read(10)
         source.finish()
         self.assertEqual(1, inner.finished)
@@ -378,7 +388,7 @@ class GzipTest(StreamTestCase):
 
     def test_close(self) -> None:
         inner = Plain(b'')
-        stream.GzipStream(inner).close()
+        stream_decoders.GzipStream(inner).close()
         self.assertEqual(1, inner.closed)
 
 
@@ -392,7 +402,7 @@ class ZstdTest(StreamTestCase):
         return compressor.compress(self.data if data is None else data)
 
     def decoded(self, packed: bytes, step: int = 1 << 30) -> stream.Stream:
-        return stream.ZstdStream(Plain(packed, step))
+        return stream_decoders.ZstdStream(Plain(packed, step))
 
     def test_whole(self) -> None:
         for step in (1, 1000, 1 << 30):
@@ -486,7 +496,7 @@ class ZstdTest(StreamTestCase):
     def test_finish_checks_the_end(self) -> None:
         packed = bytearray(self.packed(write_checksum=True))
         inner = Plain(bytes(packed))
-        source: stream.Stream = stream.ZstdStream(inner)
+        source: stream.Stream = stream_decoders.ZstdStream(inner)
         source.read(10)
         source.finish()
         self.assertEqual(1, inner.finished)
@@ -497,7 +507,7 @@ class ZstdTest(StreamTestCase):
 
     def test_close(self) -> None:
         inner = Plain(b'')
-        stream.ZstdStream(inner).close()
+        stream_decoders.ZstdStream(inner).close()
         self.assertEqual(1, inner.closed)
 
 
@@ -579,12 +589,12 @@ class DigestedTest(StreamTestCase):
     def test_beneath_a_decoder(self) -> None:
         """A manifest's digest is of the file as it lies there."""
         packed = gzip.compress(self.data)
-        source = stream.GzipStream(
+        source = stream_decoders.GzipStream(
             stream.Digested(Plain(packed, 1000), self.stated(packed))
         )
         self.assertEqual(self.data, self.all(source))
         source.finish()
-        source = stream.GzipStream(
+        source = stream_decoders.GzipStream(
             stream.Digested(Plain(packed + bytes(10)), self.stated(packed))
         )
         self.raises('package.digest-mismatch', source.finish)
@@ -612,12 +622,12 @@ class RegionTest(StreamTestCase):
             ),
         )
         for length in (1, 2, 100):
-            source = stream.RegionStream(region)
+            source = stream_files.RegionStream(region)
             self.assertEqual(10, source.size)
             self.assertEqual(b'abcdefghij', self.all(source, length))
             source.close()
         before = len(os.listdir('/proc/self/fd'))
-        source = stream.RegionStream(region)
+        source = stream_files.RegionStream(region)
         source.read(10)
         source.close()
         source.close()
@@ -625,13 +635,15 @@ class RegionTest(StreamTestCase):
 
     def test_file_is_shorter(self) -> None:
         region = model.Region(self.write(b'abc'), 'r', (model.Piece(1, 3, 0),))
-        source = stream.RegionStream(region)
+        source = stream_files.RegionStream(region)
         self.addCleanup(source.close)
         self.raises('package.truncated', source.finish)
 
     def test_absent(self) -> None:
         region = model.Region(self.path, 'r', (model.Piece(1, 3, 0),))
-        self.raises('package.unreadable', stream.RegionStream(region).read, 1)
+        self.raises(
+            'package.unreadable', stream_files.RegionStream(region).read, 1
+        )
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -703,7 +715,7 @@ class HttpTest(StreamTestCase):
         self.addCleanup(patch.stop)
 
     def opened(self, path: str) -> stream.Stream:
-        source = stream.open_package(f'{self.url}/{path}')
+        source = stream_packages.open_package(f'{self.url}/{path}')
         assert source is not None
         self.addCleanup(source.close)
         return source
@@ -721,11 +733,13 @@ class HttpTest(StreamTestCase):
 
     def test_packed(self) -> None:
         source = self.opened('packed')
-        self.assertIsInstance(source, stream.GzipStream)
+        self.assertIsInstance(source, stream_decoders.GzipStream)
         self.assertEqual(Handler.data, self.all(source))
 
     def test_asks_for_the_package_as_it_is(self) -> None:
-        self.assertIsInstance(self.opened('negotiated'), stream.HttpStream)
+        self.assertIsInstance(
+            self.opened('negotiated'), stream_http.HttpStream
+        )
 
     def test_breaks_off(self) -> None:
         source = self.opened('broken')
@@ -746,7 +760,7 @@ class HttpTest(StreamTestCase):
     def test_nobody_listens(self) -> None:
         self.raises(
             'package.download-failed',
-            stream.open_package,
+            stream_packages.open_package,
             'http://127.0.0.1:1/x',
         )
 
@@ -754,14 +768,16 @@ class HttpTest(StreamTestCase):
         for url in ('http://', 'http://[::1/x', 'http://host:port/x'):
             with self.subTest(url=url):
                 self.raises(
-                    'package.download-failed', stream.open_package, url
+                    'package.download-failed',
+                    stream_packages.open_package,
+                    url,
                 )
 
     def test_secrets_are_not_shown(self) -> None:
         host = self.url.partition('//')[2]
         error = self.raises(
             'package.download-failed',
-            stream.open_package,
+            stream_packages.open_package,
             f'http://user:secret@{host}/absent?signature=hidden#f',
         )
         self.assertEqual(f'http://{host}/absent', error.where)
@@ -774,7 +790,9 @@ class HttpTest(StreamTestCase):
         ):
             with self.subTest(url=url):
                 error = self.raises(
-                    'package.download-failed', stream.open_package, url
+                    'package.download-failed',
+                    stream_packages.open_package,
+                    url,
                 )
                 self.assertNotIn('secret', str(error))
                 self.assertNotIn('hidden', str(error))

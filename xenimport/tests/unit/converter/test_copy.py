@@ -23,7 +23,7 @@ from xenimport import exceptions
 from xenimport.converter import base
 from xenimport.converter import copy
 from xenimport.converter import vhd
-from xenimport import stream as stream_room
+from xenimport import stream_files
 from xenimport.tests import packages
 from xenimport.tests.unit.converter import cases
 
@@ -315,7 +315,7 @@ class ForwardTest(CopyTestCase):
         path = self.path('member.gz')
         with open(path, 'wb') as stream:
             stream.write(content)
-        arriving = stream_room.FileStream(path)
+        arriving = stream_files.FileStream(path)
         self.addCleanup(arriving.close)
         self.assertEqual(len(content), copy.unpack(arriving, self.target))
         self.assertEqual(content, self.content())

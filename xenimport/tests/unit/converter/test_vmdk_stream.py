@@ -22,6 +22,7 @@ import threading
 from xenimport import exceptions
 from xenimport import model
 from xenimport import stream as stream_room
+from xenimport import stream_packages
 from xenimport.converter import base
 from xenimport.converter import copy
 from xenimport.converter import vmdk
@@ -151,7 +152,7 @@ class ForwardTest(StreamCase):
             out.write(
                 gzip.compress(vmdk_packages.stream_optimized(data, level=1), 1)
             )
-        stream = stream_room.open_package(path)
+        stream = stream_packages.open_package(path)
         assert stream is not None
         self.addCleanup(stream.close)
         disk = self.streamed('d.vmdk.gz')

@@ -24,6 +24,8 @@ from xenimport import model
 from xenimport.source import disk
 from xenimport.source import ova
 from xenimport import stream
+from xenimport import stream_decoders
+from xenimport import stream_files
 from xenimport.tests import ovf_packages
 from xenimport.tests import packages
 
@@ -248,14 +250,14 @@ class StreamTest(DiskTestCase):
 
     def test_size(self) -> None:
         path = self.path('a.raw', BOOT_SECTOR)
-        arriving = stream.FileStream(path)
+        arriving = stream_files.FileStream(path)
         self.addCleanup(arriving.close)
         system = disk.DiskSource().open_stream(arriving)
         self.assertEqual(1024, system.disks[0].region.size)
 
     def test_what_is_left_is_checked(self) -> None:
         compressed = gzip.compress(os.urandom(100_000))
-        arriving = stream.decoded(Bytes(compressed[:-4], 'a.raw.gz'))
+        arriving = stream_decoders.decoded(Bytes(compressed[:-4], 'a.raw.gz'))
         system = disk.DiskSource().open_stream(arriving)
         assert system.package.arrivals is not None
         with self.assertRaises(exceptions.PackageError) as caught:

@@ -25,6 +25,7 @@ from xenimport import model
 from xenimport.source import base
 from xenimport.source import ova
 from xenimport import stream
+from xenimport import stream_decoders
 from xenimport.tests import ovf_packages as writer
 
 ONE = bytes(range(256)) * 40
@@ -404,7 +405,7 @@ class WrongTest(StreamTestCase):
             (compressed[:-4], 'package.truncated'),
         ):
             with self.subTest(error_id=error_id):
-                arriving = stream.decoded(Bytes(content))
+                arriving = stream_decoders.decoded(Bytes(content))
                 system = ova.OvaSource().open_stream(arriving)
                 assert system.package.arrivals is not None
                 found = []

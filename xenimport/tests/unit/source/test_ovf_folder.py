@@ -29,7 +29,7 @@ from xenimport import model
 from xenimport.source import base
 from xenimport.source import ovf_folder
 from xenimport.source import tarindex
-from xenimport import stream
+from xenimport import stream_files
 from xenimport.tests import ovf_packages as writer
 
 SCSI = [writer.Controller(4, writer.SCSI)]
@@ -105,7 +105,7 @@ class ProbeTest(FolderTestCase):
 
     def test_stream(self) -> None:
         path = self.write({})
-        arriving = stream.FileStream(path)
+        arriving = stream_files.FileStream(path)
         self.addCleanup(arriving.close)
         source = ovf_folder.OvfSource()
         self.assertTrue(source.probe_stream(arriving))

@@ -20,7 +20,7 @@ import unittest
 
 from xenimport import exceptions
 from xenimport.source import tarindex
-from xenimport import stream
+from xenimport import stream_files
 
 
 def header(
@@ -72,7 +72,7 @@ class TarTestCase(unittest.TestCase):
 
     def arrive(self, most: int = 1 << 20) -> list[tuple[str, bytes]]:
         """The members as they come, and as much of each."""
-        arriving = stream.FileStream(self.path)
+        arriving = stream_files.FileStream(self.path)
         self.addCleanup(arriving.close)
         found: dict[str, bytes] = {}
         for member, content in tarindex.arriving(arriving):
@@ -176,7 +176,7 @@ class ArrivingTest(TarTestCase):
         ):
             with self.subTest(length=len(data)):
                 self.write(data)
-                arriving = stream.FileStream(self.path)
+                arriving = stream_files.FileStream(self.path)
                 self.addCleanup(arriving.close)
                 self.assertEqual(expected, tarindex.starts_tar(arriving))
                 self.assertEqual(data, arriving.read(4096))

@@ -17,6 +17,7 @@ import unittest
 from xenimport import exceptions
 from xenimport import model
 from xenimport import stream as stream_room
+from xenimport import stream_packages
 from xenimport.source import xenapi
 from xenimport.tests import packages
 from xenimport.tests import vhd_packages
@@ -48,7 +49,7 @@ class XenapiTestCase(unittest.TestCase):
         content = vhd_packages.tar(
             members, compressed=True, directory=directory
         )
-        stream = stream_room.open_package(self.file(content, 'image.tgz'))
+        stream = stream_packages.open_package(self.file(content, 'image.tgz'))
         assert stream is not None
         self.addCleanup(stream.close)
         return stream
@@ -269,7 +270,7 @@ class StreamTest(XenapiTestCase):
             [('0.vhd', bytes(100_000))], compressed=True
         )
         path = self.file(content[:-20])
-        stream = stream_room.open_package(path)
+        stream = stream_packages.open_package(path)
         assert stream is not None
         self.addCleanup(stream.close)
         with self.assertRaises(exceptions.PackageError) as caught:
@@ -284,7 +285,7 @@ class StreamTest(XenapiTestCase):
         content = bytearray(vhd_packages.tar(members, compressed=True))
         content[-6] ^= 1  # in the checksum
         path = self.file(bytes(content))
-        stream = stream_room.open_package(path)
+        stream = stream_packages.open_package(path)
         assert stream is not None
         self.addCleanup(stream.close)
         system = self.source.open_stream(stream)

@@ -29,6 +29,7 @@ from xenimport import model
 from xenimport.source import base
 from xenimport.source import xva
 from xenimport import stream as stream_room
+from xenimport import stream_packages
 from xenimport.tests import packages
 from xenimport.tests import xva_packages
 
@@ -392,7 +393,7 @@ class StreamTest(XvaTestCase):
         ):
             with open(self.path, 'wb') as file:
                 file.write(packed)
-            stream = stream_room.open_package(self.path)
+            stream = stream_packages.open_package(self.path)
             assert stream is not None
             self.addCleanup(stream.close)
             self.assertTrue(xva.XvaSource().probe_stream(stream))
@@ -511,7 +512,7 @@ class StreamTest(XvaTestCase):
         packed[-8] ^= 1
         with open(self.path, 'wb') as file:
             file.write(packed)
-        stream = stream_room.open_package(self.path)
+        stream = stream_packages.open_package(self.path)
         assert stream is not None
         self.addCleanup(stream.close)
         with self.assertRaises(exceptions.PackageError) as caught:
