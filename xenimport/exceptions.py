@@ -20,6 +20,7 @@ and what was found, and what to do next.
 from __future__ import annotations
 
 from collections.abc import Sequence
+import os
 import typing
 
 if typing.TYPE_CHECKING:
@@ -96,6 +97,28 @@ def unexpected(error: Exception) -> XenImportError:
 
 class PackageError(XenImportError):
     """The package cannot be read: not one, damaged, or hostile."""
+
+
+def unreadable(where: str, error: OSError) -> PackageError:
+    """The error of a file of the package that cannot be opened."""
+    return PackageError(
+        'package.unreadable',
+        'The package cannot be opened',
+        where=where,
+        found=os.strerror(error.errno or 0),
+        fix='check the path and the permissions',
+    )
+
+
+def read_failed(where: str, error: OSError) -> PackageError:
+    """The error of a file of the package that cannot be read on."""
+    return PackageError(
+        'package.read-failed',
+        'The package cannot be read',
+        where=where,
+        found=os.strerror(error.errno or 0),
+        fix='check the disk or the network share it is on',
+    )
 
 
 class DiskImageError(XenImportError):

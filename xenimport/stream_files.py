@@ -56,12 +56,8 @@ class FileStream(stream_room.Stream):
         try:
             count = os.readv(self._descriptor, [buffer])
         except OSError as error:
-            raise exceptions.PackageError(
-                'package.read-failed',
-                'The package cannot be read',
-                where=f'{self.where}, offset {self.position}',
-                found=os.strerror(error.errno or 0),
-                fix='check the disk or the network share it is on',
+            raise exceptions.read_failed(
+                f'{self.where}, offset {self.position}', error
             ) from error
         if not count and self._stat() != self._state:
             raise exceptions.PackageError(
@@ -98,13 +94,7 @@ def _opened(path: str) -> int:
     try:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise exceptions.PackageError(
-            'package.unreadable',
-            'The package cannot be opened',
-            where=path,
-            found=os.strerror(error.errno or 0),
-            fix='check the path and the permissions',
-        ) from error
+        raise exceptions.unreadable(path, error) from error
 
 
 class RegionStream(stream_room.Stream):
@@ -145,12 +135,8 @@ class RegionStream(stream_room.Stream):
         try:
             count = os.preadv(self._descriptors[path], [part], place)
         except OSError as error:
-            raise exceptions.PackageError(
-                'package.read-failed',
-                'The package cannot be read',
-                where=f'{self.where}, file offset {place}',
-                found=os.strerror(error.errno or 0),
-                fix='check the disk or the network share it is on',
+            raise exceptions.read_failed(
+                f'{self.where}, file offset {place}', error
             ) from error
         if not count:
             raise self.truncated(place + len(part), place)

@@ -82,18 +82,26 @@ def container(head: bytes, tail: bytes = b'') -> str | None:
     for offset in range(0, min(len(head), HEAD), _STEP):
         chunk = head[offset : offset + _STEP]
         for name, inspector in list(inspectors.items()):
-            if not _eats(inspector, chunk):
-                del inspectors[name]
-            elif inspector.format_match:
+            matches = _matches(inspector, chunk)
+            if matches:
                 return name
+            if matches is None:
+                del inspectors[name]
     return None
 
 
-def _eats(inspector: format_inspector.FileInspector, chunk: bytes) -> bool:
-    """Whether the bytes may still be of the inspector's format."""
+def _matches(
+    inspector: format_inspector.FileInspector, chunk: bytes
+) -> bool | None:
+    """Whether the bytes are of the inspector's format; None if never."""
+    certain = False
     try:
         inspector.eat_chunk(chunk)
-    except Exception:  # hostile input; it is not of that format then
+    except Exception:  # hostile input; no more of it will be understood
         # A damaged image of a known format must not pass for RAW.
-        return bool(inspector.format_match)
-    return True
+        certain = True
+    try:
+        matches = bool(inspector.format_match)
+    except Exception:  # of text that is no VMDK's, oslo.utils cannot say
+        return None
+    return None if certain and not matches else matches

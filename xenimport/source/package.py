@@ -20,7 +20,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import os
 import re
 import typing
 from urllib import parse
@@ -169,13 +168,7 @@ def read(path: str, region: model.Region, limit: int) -> bytes:
             stream.seek(piece.offset)
             return stream.read(piece.length)
     except OSError as error:
-        raise exceptions.PackageError(
-            'package.unreadable',
-            'The package cannot be read',
-            where=where,
-            found=os.strerror(error.errno or 0),
-            fix='check the file and the disk it is on',
-        ) from error
+        raise exceptions.read_failed(where, error) from error
 
 
 def check_size(where: str, size: int, limit: int) -> None:

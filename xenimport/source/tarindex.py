@@ -61,7 +61,7 @@ def is_tar(path: str) -> bool:
     if os.path.isdir(path):
         return False
     with _opened(path) as descriptor:
-        block = os.pread(descriptor.number, BLOCK, 0)
+        block = descriptor.pread(BLOCK, 0)
         return tarheader.is_header(block)
 
 
@@ -161,12 +161,18 @@ class _Forward:
 class _Descriptor:
     """A regular file opened for reading, closed at the end of a block."""
 
-    def __init__(self, number: int, size: int) -> None:
+    def __init__(self, path: str, number: int, size: int) -> None:
+        self._path = path
         self.number = number
         self.size: int | None = size
 
     def pread(self, length: int, offset: int) -> bytes:
-        return os.pread(self.number, length, offset)
+        try:
+            return os.pread(self.number, length, offset)
+        except OSError as error:
+            raise exceptions.read_failed(
+                f'{self._path}, offset {offset}', error
+            ) from error
 
     def __enter__(self) -> _Descriptor:
         return self
@@ -180,13 +186,7 @@ def _opened(path: str) -> _Descriptor:
         # Not blocking: a named pipe must not hang us.
         number = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
-        raise exceptions.PackageError(
-            'package.unreadable',
-            'The package cannot be opened',
-            where=path,
-            found=os.strerror(error.errno or 0),
-            fix='check the path and the permissions',
-        ) from error
+        raise exceptions.unreadable(path, error) from error
     status = os.fstat(number)
     if not stat.S_ISREG(status.st_mode):
         os.close(number)
@@ -197,7 +197,7 @@ def _opened(path: str) -> _Descriptor:
             expected='a regular file',
             fix='give the file that was exported',
         )
-    return _Descriptor(number, status.st_size)
+    return _Descriptor(path, number, status.st_size)
 
 
 class _Reader:

@@ -188,12 +188,8 @@ def _read_in_place(path: str, member: tarindex.Member | None) -> bytes:
             file.seek(member.offset)
             return file.read(member.size)
     except OSError as error:
-        raise exceptions.PackageError(
-            'package.unreadable',
-            'The package cannot be read',
-            where=f'{path}: {_DESCRIPTION}',
-            found=os.strerror(error.errno or 0),
-            fix='check the file and the disk it is on',
+        raise exceptions.read_failed(
+            f'{path}: {_DESCRIPTION}', error
         ) from error
 
 

@@ -48,13 +48,7 @@ def index(
         for member in members:
             builder.add(member, descriptor)
     except OSError as error:
-        raise exceptions.PackageError(
-            'package.read-failed',
-            'The package cannot be read',
-            where=path,
-            found=os.strerror(error.errno or 0),
-            fix='check the disk or the network share it is on',
-        ) from error
+        raise exceptions.read_failed(path, error) from error
     finally:
         if descriptor >= 0:
             os.close(descriptor)

@@ -18,7 +18,9 @@ import os
 import tempfile
 import unittest
 
+from xenimport.converter import raw
 from xenimport import exceptions
+from xenimport import model
 from xenimport.tests.fuzz import cases
 from xenimport.tests import packages
 from xenimport.tests import reading
@@ -56,3 +58,22 @@ class FindingTest(unittest.TestCase):
         with self.assertRaises(exceptions.DiskImageError) as caught:
             reading.read_stream(cases.Arriving(data, 'disk.vhd'))
         self.assertEqual('vhd.footer-differs', caught.exception.id)
+
+    def test_raw_disk_that_starts_with_text(self) -> None:
+        """oslo.utils took it for a VMDK's descriptor, and failed."""
+        data = b'text' * 256 + b'\xc3\xa9'.ljust(1024, b'\0')
+        with open(self.path, 'wb') as file:
+            file.write(data)
+        region = model.Region(
+            self.path, 'disk.raw', (model.Piece(0, len(data), 0),)
+        )
+        package = model.Package(self.path, 'disk', {'disk.raw': region})
+        disk = model.Disk('disk', 'disk', 0, region)
+        converter = raw.RawConverter()
+        self.assertTrue(converter.probe(package, disk))
+        with converter.open(package, disk) as image:
+            self.assertEqual(data, image.pread(0, len(data)))
+        arriving = cases.Arriving(data, 'disk.raw')
+        self.assertTrue(converter.probe_stream(disk, arriving))
+        forward = reading.read_forward(converter.open_stream(disk, arriving))
+        self.assertEqual(data, forward.data)

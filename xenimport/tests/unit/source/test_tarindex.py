@@ -12,11 +12,13 @@
 
 """The reader of tar headers, against tars of tarfile and of our own."""
 
+import errno
 import io
 import os
 import tarfile
 import tempfile
 import unittest
+from unittest import mock
 
 from xenimport import exceptions
 from xenimport.source import tarindex
@@ -292,6 +294,20 @@ class RefusalTest(TarTestCase):
         with self.assertRaises(exceptions.PackageError) as caught:
             tarindex.is_tar(self.path)
         self.assertEqual('package.unreadable', caught.exception.id)
+
+    def test_disk_that_fails(self) -> None:
+        self.write(header(b'a') + bytes(1024))
+        failing = OSError(errno.EIO, 'Input/output error')
+        for ask in (tarindex.is_tar, tarindex.index):
+            with (
+                self.subTest(ask=ask),
+                mock.patch.object(
+                    os, 'pread', autospec=True, side_effect=failing
+                ),
+                self.assertRaises(exceptions.PackageError) as caught,
+            ):
+                ask(self.path)
+            self.assertEqual('package.read-failed', caught.exception.id)
 
     def test_directory(self) -> None:
         self.assertFalse(tarindex.is_tar(os.path.dirname(self.path)))
