@@ -120,7 +120,11 @@ class CommandTest(unittest.TestCase):
         self.assertEqual([], list(self.work_dir.iterdir()))
         self.assertEqual([], self.processes())
         if self.cloud is not None:
-            self.assertEqual([], self.images())
+            found = self.images()
+            for image in found:
+                # The cloud is shared: the next test shall not fail too.
+                self.addCleanup(self.openstack, 'delete', image['ID'])
+            self.assertEqual([], found)
 
     def processes(self) -> list[str]:
         """Command lines of processes that name our work directory."""

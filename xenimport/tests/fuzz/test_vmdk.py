@@ -53,7 +53,13 @@ def _sparse() -> mutation.Sample:
 
 def _streams() -> list[mutation.Sample]:
     samples = []
+    tables = vmdk_packages.Stream(600 * _GRAIN, grain=_GRAIN)
+    for index in (0, 1, 511, 512, 599):
+        tables.add(index, bytes((index % 256,)) * 8192)
+    tables.finish()
     for name, data in (
+        ('two tables', tables.content),
+        ('tables first', _tables_first()),
         ('stream', vmdk_packages.stream_optimized(_CONTENT, grain=_GRAIN)),
         (
             'zeroed',
@@ -71,6 +77,12 @@ def _streams() -> list[mutation.Sample]:
         ]
         start = 128 * _SECTOR
         # Markers: the value, the size and the kind.
+        if name == 'tables first':
+            # The directory's entry, and those of the table.
+            fields += [(30 * _SECTOR, 4, 'little')] * 4
+            fields += [
+                (31 * _SECTOR + 4 * entry, 4, 'little') for entry in range(12)
+            ] * 2
         for sector in range(start, len(data), _SECTOR):
             fields += [
                 (sector, 8, 'little'),
@@ -82,6 +94,14 @@ def _streams() -> list[mutation.Sample]:
             mutation.Sample(name, data, fields, hot, (_copy_header,))
         )
     return samples
+
+
+def _tables_first() -> bytes:
+    """As QEMU writes it; grains of 64 KiB, of which few are there."""
+    data = bytearray(10 * 65536)
+    data[65536 : 65536 * 3] = b'q' * 65536 * 2
+    data[9 * 65536 :] = bytes(range(256)) * 256
+    return vmdk_packages.tables_first(bytes(data))
 
 
 def _copy_header(target: bytearray) -> None:
