@@ -47,13 +47,28 @@ def read(run: context.Run) -> None:
         system = drivers.open_stream(sources, run.stream, request)
     run.virtual_system = system
     run.note(*system.findings)
+    run.disks = [context.OpenDisk(disk) for disk in system.disks]
+    _leave_out_parts(run, _open_all(run, system.package))
+
+
+def _open_all(
+    run: context.Run, package: model.Package
+) -> dict[str, exceptions.DiskImageError]:
+    """Open what can be sought in; the errors by the region's name."""
     converters = load_converters(run)
-    for disk in system.disks:
-        opened = context.OpenDisk(disk)
-        run.disks.append(opened)
-        if disk.region.seekable and not disk.region.decoder:
-            open_image(run, opened, converters, system.package)
-    _leave_out_parents(run)
+    errors: dict[str, exceptions.DiskImageError] = {}
+    for opened in run.disks:
+        region = opened.disk.region
+        if not region.seekable or region.decoder:
+            continue
+        try:
+            open_image(run, opened, converters, package)
+        except exceptions.DiskImageError as error:
+            # An extent of another disk is no disk by itself.
+            if len(run.disks) == 1:
+                raise
+            errors[region.name] = error
+    return errors
 
 
 def _stream(paths: tuple[str, ...]) -> stream_room.Stream | None:
@@ -112,35 +127,45 @@ def _findings(
             yield found
 
 
-def _leave_out_parents(run: context.Run) -> None:
-    """Of bare disks given together, a parent is no disk of its own."""
-    system = run.system
-    parents = {
+def _leave_out_parts(
+    run: context.Run, errors: dict[str, exceptions.DiskImageError]
+) -> None:
+    """Of bare disks given together, a parent is no disk of its own.
+
+    Nor is an extent of a VMDK.
+
+    :param errors: of disks that could not be opened
+    :raises xenimport.exceptions.DiskImageError: if one of them is no
+        part of another
+    """
+    parts = {
         region.name
         for opened in run.disks
         if opened.image is not None
         for region in opened.image.regions[1:]
     }
+    for name, error in errors.items():
+        if name not in parts:
+            raise error
     kept = [
-        opened
-        for opened in run.disks
-        if opened.disk.region.name not in parents
+        opened for opened in run.disks if opened.disk.region.name not in parts
     ]
     if not kept or len(kept) == len(run.disks):
         return
     for opened in run.disks:
-        if opened not in kept and opened.image is not None:
-            opened.image.close()
-            run.note(_parent(opened.disk))
+        if opened not in kept:
+            if opened.image is not None:
+                opened.image.close()
+            run.note(_part(opened.disk))
     for index, opened in enumerate(kept):
         opened.disk = dataclasses.replace(opened.disk, index=index)
     run.disks = kept
     run.virtual_system = dataclasses.replace(
-        system, disks=tuple(opened.disk for opened in kept)
+        run.system, disks=tuple(opened.disk for opened in kept)
     )
 
 
-def _parent(disk: model.Disk) -> model.Finding:
+def _part(disk: model.Disk) -> model.Finding:
     return model.Finding(
         id='package.parent-left-out',
         severity=model.Severity.NOTE,

@@ -18,6 +18,8 @@ noted.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Sequence
 import gzip
 import json
 import os
@@ -27,11 +29,8 @@ import sys
 import tempfile
 import typing
 import unittest
-from collections.abc import Collection, Sequence
 
-from xenimport.tests import (
-    hostile,
-)
+from xenimport.tests import hostile
 
 #: Seconds for all packages of one test.
 _LIMIT = 120

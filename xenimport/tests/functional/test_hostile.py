@@ -14,21 +14,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Sequence
 import functools
 import gzip
 import os
 import socket
 import unittest
-from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from xenimport.tests import (
-    hostile,
-    packages,
-    qemu_images,
-    vmdk_packages,
-    xva_packages,
-)
-from xenimport.tests.functional import commands, hostile_cases
+from xenimport.tests.functional import commands
+from xenimport.tests.functional import hostile_cases
+from xenimport.tests import hostile
+from xenimport.tests import packages
+from xenimport.tests import qemu_images
+from xenimport.tests import vmdk_packages
+from xenimport.tests import xva_packages
 
 
 class TarTest(hostile_cases.HostileTest):

@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 import gzip
 import os
 import pathlib
@@ -21,17 +22,14 @@ import re
 import shutil
 import sys
 import unittest
-from collections.abc import Collection
 
 from xenimport.converter import qemu_server
-from xenimport.tests import (
-    hostile,
-    packages,
-    qemu_images,
-    vhd_packages,
-    vmdk_packages,
-)
 from xenimport.tests.functional import hostile_cases
+from xenimport.tests import hostile
+from xenimport.tests import packages
+from xenimport.tests import qemu_images
+from xenimport.tests import vhd_packages
+from xenimport.tests import vmdk_packages
 
 
 class HostFileTest(hostile_cases.HostileTest):

@@ -16,16 +16,14 @@ from __future__ import annotations
 
 import gzip
 
-from xenimport.tests import (
-    hostile,
-    ovf_packages,
-    packages,
-    qemu_images,
-    vhd_packages,
-    vmdk_packages,
-    xva_packages,
-)
 from xenimport.tests.functional import hostile_cases
+from xenimport.tests import hostile
+from xenimport.tests import ovf_packages
+from xenimport.tests import packages
+from xenimport.tests import qemu_images
+from xenimport.tests import vhd_packages
+from xenimport.tests import vmdk_packages
+from xenimport.tests import xva_packages
 
 
 class LyingSizesTest(hostile_cases.HostileTest):

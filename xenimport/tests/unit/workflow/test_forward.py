@@ -195,6 +195,32 @@ class UnpackedTest(ForwardTestCase):
         self.assertEqual(expected, self.workfile(run))
         self.assertIn('package.parent-left-out', self.ids(run))
 
+    def test_extents_given_beside_their_descriptor(self):
+        described = vmdk_packages.descriptor(
+            'monolithicFlat', [f'RW {SIZE // 512} FLAT "d-flat.vmdk" 0']
+        )
+        paths = (
+            self.write('d.vmdk', described),
+            self.write('d-flat.vmdk', content()),
+        )
+        for order in (paths, paths[::-1]):
+            with self.subTest(order=order):
+                run = self.copied(*order)
+                self.assertEqual(1, len(run.disks))
+                self.assertEqual(content(), self.workfile(run))
+                self.assertIn('package.parent-left-out', self.ids(run))
+
+    def test_one_of_several_is_damaged(self):
+        damaged = bytearray(packages.dynamic_vhd(content()))
+        damaged[-400] ^= 1
+        damaged[100] ^= 1
+        with self.assertRaises(exceptions.DiskImageError) as caught:
+            self.copied(
+                self.write('a.vhd', packages.dynamic_vhd(content())),
+                self.write('b.vhd', bytes(damaged)),
+            )
+        self.assertIn('b.vhd', caught.exception.where)
+
 
 class StreamTest(ForwardTestCase):
     def test_raw_disk_whose_size_only_the_end_tells(self):
