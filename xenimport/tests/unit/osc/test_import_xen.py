@@ -81,6 +81,22 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual('/srv', settings.work_dir)
         self.assertIsNone(settings.min_disk)
 
+    def test_what_is_read_and_made(self):
+        plain = base.settings(self.parser.parse_args(['guest.xva']))
+        self.assertIsNone(plain.system)
+        self.assertTrue(plain.verify_manifest)
+        self.assertEqual('raw', plain.disk_format)
+        asked = base.settings(
+            self.parser.parse_args(
+                ['root.vhd', 'data.vhd', '--system', 'web',
+                 '--no-verify-manifest', '--disk-format', 'qcow2']
+            )
+        )  # fmt: skip
+        self.assertEqual(('root.vhd', 'data.vhd'), asked.packages)
+        self.assertEqual('web', asked.system)
+        self.assertFalse(asked.verify_manifest)
+        self.assertEqual('qcow2', asked.disk_format)
+
     def test_zero_is_a_wish_and_less_is_a_mistake(self):
         settings = base.settings(
             self.parser.parse_args(
