@@ -417,8 +417,8 @@ class StraightTest(RunTestCase):
                 self.assertIn(b'dat!', target.contents[0])
 
 
-class StreamTest(StraightTest):
-    """A package that comes once, forward."""
+class StreamTestCase(RunTestCase):
+    """Can give a package once, forward."""
 
     def piped(self, path):
         """A named pipe that gives the package once."""
@@ -435,6 +435,10 @@ class StreamTest(StraightTest):
         # A pipe that nobody opens must not hold up the end of the tests.
         threading.Thread(target=write, daemon=True).start()
         return pipe
+
+
+class StreamTest(StreamTestCase, StraightTest):
+    """A package that comes once, forward."""
 
     def settings(self, path, **values):
         return super().settings(self.piped(path), **values)
