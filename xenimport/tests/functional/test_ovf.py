@@ -380,7 +380,7 @@ limit = 512 * 1024 * 1024
 resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 from xenimport import exceptions
 from xenimport.source import ova, ovf_folder
-from xenimport import stream as stream_room
+from xenimport import stream_packages
 path = sys.argv[1]
 try:
     if path.endswith('.ovf'):

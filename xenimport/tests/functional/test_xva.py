@@ -359,7 +359,7 @@ resource.setrlimit(resource.RLIMIT_CPU, (20, 20))
 from xenimport.converter import raw
 from xenimport import exceptions
 from xenimport.source import xva
-from xenimport import stream as stream_room
+from xenimport import stream_packages
 path = sys.argv[1]
 try:
     stream = stream_packages.open_package(path)
