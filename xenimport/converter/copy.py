@@ -107,17 +107,18 @@ def _create(path: str) -> int:
     try:
         return os.open(path, flags | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
 def _truncate(descriptor: int, size: int, path: str) -> None:
     try:
         os.ftruncate(descriptor, size)
     except OSError as error:
-        raise _write_error(path, error) from error
+        raise write_error(path, error) from error
 
 
-def _write_error(path: str, error: OSError) -> exceptions.MachineError:
+def write_error(path: str, error: OSError) -> exceptions.MachineError:
+    """The error of a file in the work directory that cannot be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return exceptions.MachineError(
             'machine.no-space',
@@ -187,7 +188,7 @@ class _Writer:
                     run = run[count:]
                     offset += count
         except OSError as error:
-            raise _write_error(self._path, error) from error
+            raise write_error(self._path, error) from error
         return length
 
 

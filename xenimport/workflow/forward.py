@@ -134,7 +134,8 @@ class Reader:
         """
         for opened, name, stream in disk_streams(self._run):
             if opened is None:
-                self._part(name, stream)
+                if self._waits():
+                    self._part(name, stream)
                 continue
             try:
                 image = self._open(opened, stream)
@@ -225,6 +226,13 @@ class Reader:
             self._run.observer.say(
                 f'{name} is unpacked into the work directory first: {reason}'
             )
+
+    def _waits(self) -> bool:
+        """Whether a disk is left that may need another member."""
+        return any(
+            opened.image is None and opened.size is None
+            for opened in self._run.disks
+        )
 
     def _part(self, name: str, stream: stream_room.Stream) -> None:
         """Keep a member that a disk may need: a parent, an extent."""

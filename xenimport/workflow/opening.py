@@ -47,8 +47,28 @@ def read(run: context.Run) -> None:
         system = drivers.open_stream(sources, run.stream, request)
     run.virtual_system = system
     run.note(*system.findings)
+    _check_streams(system)
     run.disks = [context.OpenDisk(disk) for disk in system.disks]
     _leave_out_parts(run, _open_all(run, system.package))
+
+
+def _check_streams(system: model.VirtualSystem) -> None:
+    """What comes once cannot be two disks."""
+    once = [
+        disk.region.name
+        for disk in system.disks
+        if disk.region.decoder or not disk.region.seekable
+    ]
+    for name in set(once):
+        if once.count(name) > 1:
+            raise exceptions.PackageError(
+                'package.disk-twice',
+                'Two disks of the package are the same compressed file',
+                where=f'{system.package.path}: {name}',
+                expected='a file for each disk that can be read only once',
+                fix='unpack the package and the file, then import it; or '
+                'export the guest again',
+            )
 
 
 def _open_all(
@@ -65,7 +85,7 @@ def _open_all(
             open_image(run, opened, converters, package)
         except exceptions.DiskImageError as error:
             # An extent of another disk is no disk by itself.
-            if len(run.disks) == 1:
+            if package.format != 'disk' or len(run.disks) == 1:
                 raise
             errors[region.name] = error
     return errors
@@ -113,6 +133,31 @@ def open_image(
     opened.converter, opened.image = converter, image
     opened.take(name, image)
     run.note(*_findings(image, disk))
+    if run.settings.verify_manifest:
+        run.note(*_unstated(image, package))
+
+
+def _unstated(
+    image: converter_base.DiskImage, package: model.Package
+) -> Iterator[model.Finding]:
+    """A manifest that is there, and does not state a disk's digest."""
+    if not any(name.lower().endswith('.mf') for name in package.members):
+        return
+    for region in image.regions:
+        for name in region.parts or (region.name,):
+            member = package.members.get(name)
+            if member is not None and not member.digests:
+                yield model.Finding(
+                    id='package.manifest-incomplete',
+                    severity=model.Severity.WARNING,
+                    title='The manifest does not state the digest of a disk',
+                    evidence=f'{package.path}: there is a manifest, and '
+                    f'{name} is not in it, or it belongs to a descriptor '
+                    'of another name',
+                    fix='nothing shows whether this file is as it was '
+                    'exported: export the guest again if in doubt',
+                    subject=name,
+                )
 
 
 def _findings(
@@ -147,6 +192,9 @@ def _leave_out_parts(
     for name, error in errors.items():
         if name not in parts:
             raise error
+    if run.system.package.format != 'disk':
+        # A description says which disks the guest has.
+        return
     kept = [
         opened for opened in run.disks if opened.disk.region.name not in parts
     ]

@@ -251,7 +251,8 @@ class _Senders:
 
     def _next(self) -> context.OpenDisk | None:
         with self._lock:
-            if self._failure is not None:
+            # After Ctrl-C what was made is being removed already.
+            if self._failure is not None or self._progress.stopped.is_set():
                 return None
             return next(self._disks, None)
 

@@ -24,6 +24,7 @@ import os
 import struct
 
 from xenimport.converter import base as converter_base
+from xenimport.converter import copy
 from xenimport import model
 from xenimport.verify import disk as verify_disk
 
@@ -39,6 +40,7 @@ class Sketch:
     """Filled with all of a disk's bytes, or with what it asks for.
 
     :param path: a new sparse file of the disk's size is made there
+    :raises xenimport.exceptions.MachineError: if it cannot be written
     """
 
     def __init__(self, path: str, size: int) -> None:
@@ -49,10 +51,15 @@ class Sketch:
         self._links: set[int] = set()
         self._seen: set[int] = set()
         self._extended = 0
-        self._descriptor = os.open(
-            path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-        )
-        os.ftruncate(self._descriptor, size)
+        self._descriptor = -1
+        try:
+            self._descriptor = os.open(
+                path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+            os.ftruncate(self._descriptor, size)
+        except OSError as error:
+            self.close()
+            raise copy.write_error(path, error) from error
 
     def feed(self, offset: int, data: memoryview) -> None:
         """Keep what matters of a run of the disk's bytes."""
@@ -62,13 +69,20 @@ class Sketch:
         for start, stop in ((0, _END), (self._tail, self._size)):
             first, last = max(offset, start), min(end, stop)
             if first < last:
-                part = data[first - offset : last - offset]
-                os.pwrite(self._descriptor, part, first)
-        for place in [p for p in self._links if offset <= p < end]:
+                self._write(data[first - offset : last - offset], first)
+        # One link may lead to another in the same run.
+        while places := [p for p in self._links if offset <= p < end]:
+            place = min(places)
             self._links.discard(place)
             sector = data[place - offset : place - offset + _SECTOR]
-            os.pwrite(self._descriptor, sector, place)
+            self._write(sector, place)
             self._follow(place, sector)
+
+    def _write(self, part: memoryview, place: int) -> None:
+        try:
+            os.pwrite(self._descriptor, part, place)
+        except OSError as error:
+            raise copy.write_error(self.path, error) from error
 
     def _follow(self, place: int, sector: memoryview) -> None:
         """Note where the next link of the chain is."""

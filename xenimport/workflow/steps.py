@@ -170,7 +170,10 @@ class CheckSpace(engine.Step):
         )
         if run.target is not None:
             run.target.make_sure_of_room(data, run.directory)
-        needed = _MARGIN + data
+        # The qcow2 images are made beside the RAW workfiles.
+        needed = _MARGIN + data * (
+            2 if run.settings.disk_format == 'qcow2' else 1
+        )
         free = shutil.disk_usage(run.directory).free
         if free < needed:
             raise exceptions.MachineError(

@@ -20,6 +20,7 @@ import tempfile
 import unittest
 from unittest import mock
 
+from xenimport.converter import copy
 from xenimport import exceptions
 from xenimport import opts
 from xenimport.tests import packages
@@ -148,6 +149,46 @@ class CompressedDiskTest(ForwardTestCase):
         run = self.copied(path, verify_manifest=False)
         self.assertEqual(content(), self.workfile(run))
 
+    def test_one_file_for_two_disks(self):
+        entries = [packages.Disk(f'd{n}', 'a.img.gz', SIZE, n) for n in (0, 1)]
+        packages.write_ova(
+            self.path('guest.ova'),
+            [
+                ('guest.ovf', packages.xencenter_ovf(entries)),
+                ('a.img.gz', gzip.compress(content())),
+            ],
+        )
+        with self.assertRaises(exceptions.PackageError) as caught:
+            self.copied(self.path('guest.ova'))
+        self.assertEqual('package.disk-twice', caught.exception.id)
+
+
+class ManifestTest(ForwardTestCase):
+    def package(self, manifest, text):
+        entry = packages.Disk('d0', 'a.img', SIZE)
+        packages.write_ova(
+            self.path('guest.ova'),
+            [
+                ('guest.ovf', packages.xencenter_ovf([entry])),
+                (manifest, text.encode()),
+                ('a.img', content()),
+            ],
+        )
+        return self.path('guest.ova')
+
+    def test_what_states_no_digest_of_the_disk_is_said(self):
+        digest = hashlib.sha256(content()).hexdigest()
+        for manifest, text, said in (
+            ('guest.mf', f'SHA256(a.img)= {digest}\n', False),
+            ('guest.mf', '\n', True),
+            ('other.mf', f'SHA256(a.img)= {"0" * 64}\n', True),
+        ):
+            with self.subTest(manifest=manifest, text=text):
+                run = self.copied(self.package(manifest, text))
+                self.assertEqual(
+                    said, 'package.manifest-incomplete' in self.ids(run)
+                )
+
 
 class UnpackedTest(ForwardTestCase):
     """What cannot be read in one pass."""
@@ -194,6 +235,43 @@ class UnpackedTest(ForwardTestCase):
         self.assertEqual(1, len(run.disks))
         self.assertEqual(expected, self.workfile(run))
         self.assertIn('package.parent-left-out', self.ids(run))
+
+    def test_disks_that_a_description_names_stay(self):
+        base, child, expected = chain()
+        entries = [
+            packages.Disk('d0', 'child.vhd', SIZE, 0),
+            packages.Disk('d1', 'base.vhd', SIZE, 1),
+        ]
+        packages.write_ova(
+            self.path('guest.ova'),
+            [
+                ('guest.ovf', packages.xencenter_ovf(entries)),
+                ('child.vhd', child),
+                ('base.vhd', base),
+            ],
+        )
+        run = self.copied(self.path('guest.ova'))
+        self.assertEqual(2, len(run.disks))
+        self.assertEqual(expected, self.workfile(run))
+
+    def test_member_that_no_disk_needs(self):
+        entry = packages.Disk('d0', 'a.img', SIZE)
+        packages.write_ova(
+            self.path('guest.ova'),
+            [
+                ('guest.ovf', packages.xencenter_ovf([entry])),
+                ('a.img', content()),
+                ('other.img', content()),
+            ],
+        )
+        with open(self.path('guest.ova'), 'rb') as stream:
+            packed = gzip.compress(stream.read())
+        path = self.write('guest.ova.gz', packed)
+        with mock.patch.object(
+            copy, 'unpack', autospec=True, side_effect=AssertionError
+        ):
+            run = self.copied(path)
+        self.assertEqual(content(), self.workfile(run))
 
     def test_extents_given_beside_their_descriptor(self):
         described = vmdk_packages.descriptor(

@@ -15,8 +15,10 @@ import os
 import struct
 import tempfile
 import unittest
+from unittest import mock
 
 from xenimport.converter import base
+from xenimport import exceptions
 from xenimport.workflow import sketch
 
 MIB = 1 << 20
@@ -78,8 +80,12 @@ class SketchTest(unittest.TestCase):
 
     def sketch(self, size=SIZE):
         result = sketch.Sketch(self.path, size)
-        self.addCleanup(result.close)
+        self.addCleanup(self.close, result)
         return result
+
+    def close(self, kept):
+        if os.path.exists(self.path):
+            kept.close()
 
     def written(self):
         with open(self.path, 'rb') as stream:
@@ -109,6 +115,34 @@ class SketchTest(unittest.TestCase):
         for offset in range(0, SIZE, MIB):
             kept.feed(offset, memoryview(content)[offset : offset + MIB])
         self.assertEqual(self.expected(content), self.written())
+
+    def test_links_that_are_near_each_other(self):
+        content = bytearray(SIZE)
+        first = 16 * MIB // SECTOR
+        content[:SECTOR] = table((0x05, first, 4096))
+        for number in range(3):
+            place = (first + number * 16) * SECTOR
+            content[place : place + SECTOR] = table(
+                (0x83, 1, 8), (0x05, (number + 1) * 16, 16)
+            )
+        kept = self.sketch()
+        for offset in range(0, SIZE, MIB):
+            kept.feed(offset, memoryview(content)[offset : offset + MIB])
+        self.assertEqual(bytes(content), self.written())
+
+    def test_file_system_without_room(self):
+        for call in ('ftruncate', 'pwrite'):
+            with (
+                self.subTest(call),
+                mock.patch.object(
+                    os, call, autospec=True, side_effect=OSError(27, 'large')
+                ),
+                self.assertRaises(exceptions.MachineError) as caught,
+            ):
+                self.sketch().feed(0, memoryview(bytes(SECTOR)))
+            self.assertEqual('machine.file-too-large', caught.exception.id)
+            if os.path.exists(self.path):
+                os.unlink(self.path)
 
     def test_links_in_a_circle(self):
         content = bytearray(logical_disk())
