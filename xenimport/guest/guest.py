@@ -29,8 +29,12 @@ import typing
 from xenimport import exceptions
 from xenimport.guest import augeas as augeas_room
 from xenimport.guest import frames
+from xenimport.guest import hive_store
 from xenimport.guest import inspection
+from xenimport.guest import partition_table
+from xenimport.guest import registry
 from xenimport.guest import session
+from xenimport.guest import volumes
 from xenimport import model
 
 if typing.TYPE_CHECKING:
@@ -41,10 +45,8 @@ if typing.TYPE_CHECKING:
 #: Bytes that libguestfs takes or gives in one message (its own limit is
 #: 4 MiB, headers included).
 _MESSAGE = 2 << 20
-#: Bytes that an MBR, or a GPT with its usual 128 entries, takes up.
-_TABLE = 34 * 512
-#: Bit 2 of a GPT entry's attributes: legacy BIOS bootable.
-_GPT_BIOS_BOOTABLE = 0x4
+#: Bytes in which a boot sector and the loader behind it have room.
+_HEAD = 16 * 512
 #: What libguestfs says of a drive without a partition table, and of one
 #: with a file system on the whole of it.
 _NO_TABLE = ('unrecognised disk label', 'not a partitioned device')
@@ -55,6 +57,37 @@ _NOT_THERE = (
     'Too many levels of symbolic links',
 )
 _LABEL = 'security.selinux'
+#: What calls that write nothing to a device start with. One that is not
+#: here costs time and does no harm.
+_READERS = (
+    'aug_get',
+    'aug_match',
+    'blockdev_get',
+    'case_sensitive_path',
+    'download',
+    'exists',
+    'filesize',
+    'getxattr',
+    'glob_expand',
+    'inspect_',
+    'is_',
+    'list_',
+    'ls',
+    'lvm_canonical',
+    'mkmountpoint',
+    'mount_options',
+    'mountable_',
+    'ntfs_3g_probe',
+    'part_get_',
+    'part_list',
+    'part_to_',
+    'pread',
+    'readlink',
+    'realpath',
+    'stat',
+    'umount',
+    'vfs_',
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +107,24 @@ class Partition:
     bootable: bool = False
 
 
+#: The kind of a partition table, and its partitions.
+_Table = tuple[str | None, tuple[Partition, ...]]
+
+
+def _plain_table(drive: str, table: partition_table.Table) -> _Table:
+    return table.kind, tuple(
+        Partition(
+            entry.number,
+            f'{drive}{entry.number}',
+            entry.start,
+            entry.size,
+            entry.type,
+            entry.bootable,
+        )
+        for entry in table.entries
+    )
+
+
 class Guest:
     """What the checks work on.
 
@@ -82,20 +133,26 @@ class Guest:
     :ivar drives: ('/dev/sda', '/dev/sdb', ...) in boot order
     :ivar unmounted: why a file system could not be mounted, by its mount
         point; only those that the system itself can do without
+    :ivar registry: a Windows guest's hives
     """
 
     appliance: session.Appliance
     operating_system: model.OperatingSystem | None
     drives: tuple[str, ...]
     unmounted: Mapping[str, str]
+    registry: registry.Registry
 
     def __init__(self, appliance: session.Appliance) -> None:
         self.appliance = appliance
         self.operating_system = None
         self.drives = tuple(self.call('list_devices'))
         self.unmounted = {}
-        self._tables: dict[str, tuple[bytes, str | None]] = {}
-        self._partitions: dict[str, tuple[bytes, tuple[Partition, ...]]] = {}
+        self.registry = registry.Registry(hive_store.HiveStore(self))
+        self._volumes = volumes.Volumes(self)
+        self._tables: dict[str, tuple[int, bytes, _Table]] = {}
+        self._heads: dict[str, tuple[int, bytes]] = {}
+        #: Calls so far that may have written something.
+        self._writes = 0
 
     def inspect(self) -> model.OperatingSystem | None:
         """Find the operating system and mount its file systems.
@@ -114,7 +171,36 @@ class Guest:
         self, name: str, *args: typing.Any, **kwargs: typing.Any
     ) -> typing.Any:
         """Same as ``appliance.call``."""
+        if not name.startswith(_READERS):
+            self._writes += 1
         return self.appliance.call(name, *args, **kwargs)
+
+    def volume(self, device: str) -> volumes.Volume | None:
+        """A volume of a Windows guest; see :mod:`.volumes`."""
+        return self._volumes.volume(device)
+
+    def unmount_all(self) -> None:
+        """Unmount everything; volumes are mounted anew when asked for."""
+        self.call('umount_all')
+        self._volumes.remove_mount_points()
+        self.registry.forget()
+
+    def file_system(self, device: str) -> str:
+        """What is on a device, as libguestfs names it; '' is nothing."""
+        return self._volumes.file_system(device)
+
+    @property
+    def windows(self) -> volumes.Volume | None:
+        """The volume that Windows itself is on; None without Windows."""
+        system = self.operating_system
+        if system is None or system.family != 'windows':
+            return None
+        return self.volume(system.root)
+
+    def commit(self) -> None:
+        """Write what is staged; what is read next is what was written."""
+        self.registry.commit()
+        self._volumes.forget()
 
     def exists(self, path: str) -> bool:
         """Whether it is there; a dangling symbolic link is not."""
@@ -273,6 +359,14 @@ class Guest:
                 self.call('rm_f', temporary)
             raise
 
+    def overwrite(self, path: str, data: bytes) -> None:
+        """Write into a file where it is, or make it.
+
+        For file systems of Windows, whose security descriptors a new file
+        would not have.
+        """
+        self._upload(path, data)
+
     def _upload(self, path: str, data: bytes) -> None:
         if len(data) <= _MESSAGE:
             self.call('write', path, data)
@@ -328,28 +422,46 @@ class Guest:
         """
         return augeas_room.opened(self.appliance, files)
 
-    def _table_bytes(self, drive: str) -> bytes:
-        """The sectors that hold a partition table.
-
-        Asking parted takes up to seconds under TCG, reading these takes
-        milliseconds: what parted said holds for as long as they stay.
-        """
-        return self.read_device(drive, 0, _TABLE)
-
     def partitions(self, drive: str) -> tuple[Partition, ...]:
         """Empty where the drive has no partition table."""
-        data = self._table_bytes(drive)
-        known = self._partitions.get(drive)
-        if known is None or known[0] != data:
-            known = data, self._ask_partitions(drive)
-            self._partitions[drive] = known
-        return known[1]
+        return self._table(drive)[2][1]
 
-    def _ask_partitions(self, drive: str) -> tuple[Partition, ...]:
-        table = self.partition_table(drive)
+    def partition_table(self, drive: str) -> str | None:
+        """``msdos``, ``gpt``, another of libguestfs' names, or None."""
+        return self._table(drive)[2][0]
+
+    def table_sectors(self, drive: str) -> bytes:
+        """The first 34 sectors: an MBR, or a GPT with its usual entries."""
+        return self._table(drive)[1]
+
+    def _table(self, drive: str) -> tuple[int, bytes, _Table]:
+        """A drive's table, read again only after something was written.
+
+        Asking parted takes up to seconds under TCG, reading the sectors
+        some 90 ms (measured), and some checks ask often.
+        """
+        known = self._tables.get(drive)
+        if known is None or known[0] != self._writes:
+            data = self.read_device(drive, 0, partition_table.LENGTH)
+            if known is None or known[1] != data:
+                known = self._writes, data, self._read_table(drive, data)
+            else:
+                known = self._writes, data, known[2]
+            self._tables[drive] = known
+        return known
+
+    def _read_table(self, drive: str, data: bytes) -> _Table:
+        size = int(self.call('blockdev_getsize64', drive))
+        plain = partition_table.parse(data, size)
+        if plain is not None:
+            return _plain_table(drive, plain)
+        return self._asked_table(drive)
+
+    def _asked_table(self, drive: str) -> _Table:
+        table = self._ask_table(drive)
         if table is None:
-            return ()
-        return tuple(
+            return None, ()
+        return table, tuple(
             self._partition(drive, table, entry)
             for entry in self.call('part_list', drive)
         )
@@ -365,7 +477,7 @@ class Guest:
         elif table == 'gpt':
             kind = str(self.call('part_get_gpt_type', drive, number)).upper()
             bits = self.call('part_get_gpt_attributes', drive, number)
-            bootable = bool(bits & _GPT_BIOS_BOOTABLE)
+            bootable = bool(bits & partition_table.GPT_BIOS_BOOTABLE)
         return Partition(
             number=number,
             device=f'{drive}{number}',
@@ -374,15 +486,6 @@ class Guest:
             type=kind,
             bootable=bootable,
         )
-
-    def partition_table(self, drive: str) -> str | None:
-        """``msdos``, ``gpt``, another of libguestfs' names, or None."""
-        data = self._table_bytes(drive)
-        known = self._tables.get(drive)
-        if known is None or known[0] != data:
-            known = data, self._ask_table(drive)
-            self._tables[drive] = known
-        return known[1]
 
     def _ask_table(self, drive: str) -> str | None:
         try:
@@ -414,6 +517,18 @@ class Guest:
                 break
             data += chunk
         return bytes(data)
+
+    def head(self, device: str) -> bytes:
+        """The first 16 sectors, fewer only of a smaller device.
+
+        Read again only after something was written: a read takes some
+        55 ms under TCG (measured), and many checks look there.
+        """
+        known = self._heads.get(device)
+        if known is None or known[0] != self._writes:
+            known = self._writes, self.read_device(device, 0, _HEAD)
+            self._heads[device] = known
+        return known[1]
 
     def write_device(self, device: str, offset: int, data: bytes) -> None:
         """Write bytes to a device.
@@ -447,6 +562,9 @@ class Guest:
 
         :raises GuestError: if it lies on none of the drives
         """
+        for drive in self.drives:
+            if any(item.device == device for item in self.partitions(drive)):
+                return drive
         return inspection.drive_of(self, device)
 
 

@@ -19,6 +19,7 @@ import re
 import typing
 
 from xenimport import exceptions
+from xenimport.guest import windows_inspection
 from xenimport import model
 
 if typing.TYPE_CHECKING:
@@ -51,11 +52,17 @@ class Inspection:
 
 def inspect(guest: guest_room.Guest) -> Inspection:
     """Find the operating system, mount it and look at it."""
-    guest.call('umount_all')
+    windows = windows_inspection.inspect(guest)
+    if windows is not None:
+        return Inspection(windows)
+    guest.unmount_all()
     roots = guest.call('inspect_os')
     if not roots:
         return Inspection()
     root = _choose(guest, roots)
+    if guest.call('inspect_get_type', root) == 'windows':
+        # Its volumes are mounted side by side, when they are asked for.
+        return Inspection(_describe(guest, root, {'/': root}))
     mountpoints, unmounted = _mount(guest, root)
     return Inspection(_describe(guest, root, mountpoints), unmounted)
 

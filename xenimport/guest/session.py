@@ -276,6 +276,21 @@ class Appliance:
             request, name, self.call_limit if limit is None else limit, subject
         )
 
+    def hive(
+        self, action: str, subject: str, **fields: typing.Any
+    ) -> typing.Any:
+        """Have the worker do something with a hive's local copy.
+
+        :param action: and ``fields``: see :mod:`.hive_worker`
+        :param subject: the hive's path in the guest, for messages
+        :raises xenimport.exceptions.GuestError: as the worker says
+        :raises xenimport.exceptions.ApplianceError: as :meth:`call`
+        """
+        request = {'do': 'hive', 'action': action, 'subject': subject}
+        return self._ask(
+            request | fields, f'hive {action}', self.call_limit, subject
+        )
+
     def _is_guests(self, value: typing.Any) -> bool:
         """Whether an argument is a path or device of the guest."""
         return (
@@ -378,6 +393,12 @@ class Appliance:
                 else f'The appliance died during "{name}"',
                 subject,
                 _START_FIX,
+            )
+        if kind == 'own':
+            names = ('where', 'expected', 'found', 'fix')
+            error_id, message, *rest = answer['fields']
+            return exceptions.GuestError(
+                error_id, message, **dict(zip(names, rest, strict=True))
             )
         if kind == 'usage':
             # A mistake in this program, not in the guest.

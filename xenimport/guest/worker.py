@@ -34,7 +34,9 @@ import sys
 import threading
 import typing
 
+from xenimport import exceptions
 from xenimport.guest import frames
+from xenimport.guest import hive_worker
 from xenimport.guest import processes
 
 #: Bytes of address space that each process of the group may take. QEMU's
@@ -82,6 +84,7 @@ class Worker:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._handle: typing.Any = None
+        self._hives = hive_worker.Hives()
 
     def start(self, request: dict[str, typing.Any]) -> typing.Any:
         """Start the appliance; gives libguestfs' version."""
@@ -154,10 +157,23 @@ class Worker:
         actions: dict[str, Callable[[dict[str, typing.Any]], typing.Any]] = {
             'start': self.start,
             'call': self.call,
+            'hive': self._hives.answer,
             'close': self.close,
         }
         try:
             return {'result': actions[request['do']](request)}
+        except exceptions.XenImportError as error:
+            return {
+                'error': 'own',
+                'fields': [
+                    error.id,
+                    error.message,
+                    error.where,
+                    error.expected,
+                    error.found,
+                    error.fix,
+                ],
+            }
         except ImportError as error:
             return {'error': 'import', 'text': str(error)}
         except UnicodeError as error:

@@ -39,7 +39,12 @@ class FakeAppliance:
     directory = ''
 
     def __init__(self, **answers):
-        self.answers = {'list_devices': ['/dev/sda', '/dev/sdb'], **answers}
+        self.answers = {
+            'list_devices': ['/dev/sda', '/dev/sdb'],
+            'blockdev_getsize64': 1 << 30,
+            'vfs_type': 'ext4',
+            **answers,
+        }
         self.calls = []
 
     def call(self, name, *args, **kwargs):
@@ -352,9 +357,43 @@ class TableTestCase(unittest.TestCase):
         )
         self.assertEqual(first, guest.partitions('/dev/sda'))
         self.assertEqual(1, appliance.names().count('part_list'))
+        # A write elsewhere leaves the table what it is.
+        guest.call('touch', '/etc/file')
+        self.assertEqual(first, guest.partitions('/dev/sda'))
+        self.assertEqual(1, appliance.names().count('part_list'))
         appliance.answers['pread_device'] = b'b' * 17408
         appliance.answers['part_list'] = []
+        guest.call('part_del', '/dev/sda', 1)
         self.assertEqual((), guest.partitions('/dev/sda'))
+
+    def test_reading_does_not_make_the_table_stale(self):
+        guest, appliance = make(
+            pread_device=b'a' * 17408, part_get_parttype='loop'
+        )
+        guest.partitions('/dev/sda')
+        for name in ('ls', 'realpath', 'vfs_type', 'mount_options'):
+            guest.call(name, '/x')
+        guest.partitions('/dev/sda')
+        self.assertEqual(1, appliance.names().count('pread_device'))
+
+    def test_plain_table_is_not_asked_for(self):
+        sector = bytearray(17408)
+        # UEFI 2.10, 5.2.1: flag, type 7, LBA 2048, 100 sectors.
+        sector[446:462] = bytes.fromhex('80000000070000000008000064000000')
+        sector[510:512] = b'\x55\xaa'
+        guest, appliance = make(pread_device=bytes(sector))
+        self.assertEqual(
+            (
+                guest_room.Partition(
+                    1, '/dev/sda1', 1 << 20, 51200, '0x07', True
+                ),
+            ),
+            guest.partitions('/dev/sda'),
+        )
+        self.assertEqual('msdos', guest.partition_table('/dev/sda'))
+        self.assertNotIn('part_list', appliance.names())
+        self.assertEqual('/dev/sda', guest.drive_of('/dev/sda1'))
+        self.assertNotIn('part_to_dev', appliance.names())
 
     def test_no_table(self):
         for answer in (
@@ -375,6 +414,19 @@ class TableTestCase(unittest.TestCase):
         )
         with self.assertRaises(exceptions.GuestError):
             guest.partitions('/dev/sda')
+
+
+class HeadTestCase(unittest.TestCase):
+    def test_head_is_read_again_after_a_write(self):
+        guest, appliance = make(pread_device=b'a' * 8192, pwrite_device=1)
+        self.assertEqual(b'a' * 8192, guest.head('/dev/sda1'))
+        guest.head('/dev/sda1')
+        self.assertEqual(1, appliance.names().count('pread_device'))
+        appliance.answers['pread_device'] = b'b' * 8192
+        guest.head('/dev/sda2')
+        self.assertEqual(2, appliance.names().count('pread_device'))
+        guest.write_device('/dev/sda1', 0, b'b')
+        self.assertEqual(b'b' * 8192, guest.head('/dev/sda1'))
 
 
 class AugeasTestCase(unittest.TestCase):
