@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Iterable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
 import typing
@@ -32,11 +33,23 @@ class Request:
     :ivar disk_bus: ``auto``, ``virtio``, ``scsi``, ``sata`` or ``ide``
     :ivar initramfs: ``append`` or ``rebuild``
     :ivar virtual_system: what the package describes
+    :ivar accept: ids of findings that the user puts up with
+    :ivar xen_drivers: ``disable`` or ``remove``, of a Windows guest
+    :ivar virtio_win: an ISO or a directory with virtio drivers for
+        Windows, None where there is none
+    :ivar clock: what the hardware clock shall show a Windows guest:
+        ``auto``, ``utc`` or ``localtime``
+    :ivar first_boot_script: what a Windows guest shall run once
     """
 
     virtual_system: model.VirtualSystem
     disk_bus: str = 'auto'
     initramfs: str = 'append'
+    accept: frozenset[str] = frozenset()
+    xen_drivers: str = 'disable'
+    virtio_win: str | None = None
+    clock: str = 'auto'
+    first_boot_script: str | None = None
 
 
 class Check(abc.ABC):
@@ -82,3 +95,21 @@ class Remediation(driver.Driver, abc.ABC):
     @abc.abstractmethod
     def checks(self, request: Request) -> Sequence[Check]:
         """The checks, in the order in which they run and repair."""
+
+    def describe(self, guest: guest_room.Guest) -> Mapping[str, typing.Any]:
+        """What a report shall say of the guest as it was handed over.
+
+        Asked before anything is repaired; JSON-serialisable.
+        """
+        return {}
+
+    def hardware(
+        self, guest: guest_room.Guest, request: Request
+    ) -> Mapping[str, str]:
+        """The hardware that the guest, as it is now, needs to boot.
+
+        Keys, all optional: ``disk_bus`` and ``vif_model`` as Nova names
+        them, ``firmware``, ``machine``, ``os_distro``, ``os_version``.
+        Asked after the last diagnosis; writes nothing.
+        """
+        return {}

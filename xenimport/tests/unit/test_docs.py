@@ -57,12 +57,15 @@ _ROOMS = frozenset(
         'properties',
         'qcow2',
         'raw',
+        'registry',
         'report',
         'vdi',
         'verify',
+        'virtio-win',
         'vhd',
         'vhdx',
         'vmdk',
+        'windows',
         'wrap',
     )
 )

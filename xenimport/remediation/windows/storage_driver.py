@@ -1,0 +1,405 @@
+# Licensed under the Apache License, Version 2.0 (the "License"); you may
+# not use this file except in compliance with the License. You may obtain
+# a copy of the License at
+#
+#      http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS, WITHOUT
+# WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied. See the
+# License for the specific language governing permissions and limitations
+# under the License.
+
+
+"""The driver of the disk that KVM will give a Windows guest.
+
+Windows reaches its disk at boot only if the driver's service starts at
+boot, its file is there and is accepted, and the disk's PCI ids lead to it
+without Plug and Play having run. Sources: the INF files of virtio-win for
+ids and services; Microsoft's documentation of 0x7B; genuine hives for
+what binds a device before Plug and Play runs (see :mod:`.injection`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+from xenimport.guest import guest as guest_room
+from xenimport.guest import registry
+from xenimport import model
+from xenimport.remediation import base as remediation_base
+from xenimport.remediation.windows import base
+from xenimport.remediation.windows import binding
+from xenimport.remediation.windows import disk_bus
+from xenimport.remediation.windows import injection
+from xenimport.remediation.windows import services
+from xenimport.remediation.windows import system
+
+#: A virtio device's ids: as QEMU's machine pc shows it, and as q35 does.
+IDS = {
+    'viostor': ('PCI\\VEN_1AF4&DEV_1001', 'PCI\\VEN_1AF4&DEV_1042'),
+    'vioscsi': ('PCI\\VEN_1AF4&DEV_1004', 'PCI\\VEN_1AF4&DEV_1048'),
+}
+#: The class of disk controllers, devguid.h.
+SCSI_ADAPTER = '{4d36e97b-e325-11ce-bfc1-08002be10318}'
+#: What reaches a disk without virtio: services, by the bus and whether
+#: Windows is 8 or later.
+_INBOX = {
+    ('ide', False): ('intelide', 'atapi'),
+    ('ide', True): ('intelide', 'atapi'),
+    ('sata', False): ('msahci', 'atapi'),
+    ('sata', True): ('storahci',),
+}
+_GET = (
+    'name the virtio-win ISO with --virtio-win (fedorapeople.org and the '
+    "distributions' virtio-win packages have it), or leave out --disk-bus"
+)
+
+
+class _DriverCheck(base.WindowsCheck):
+    """A check that knows the drivers; one look serves all of them."""
+
+    def __init__(
+        self, request: remediation_base.Request, drivers: disk_bus.Drivers
+    ) -> None:
+        super().__init__(request)
+        self.drivers = drivers
+
+
+class StorageDriver(_DriverCheck):
+    """The driver of the chosen bus is there, starts and is bound."""
+
+    id = 'windows.storage-driver'
+    title = 'Windows can reach its disk on KVM'
+
+    def examine(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
+        # The first of the checks that ask: the guest may have changed.
+        self.drivers.forget()
+        choice = self.drivers.choose(guest)
+        name = disk_bus.DRIVERS.get(choice.bus)
+        if name is None:
+            yield from self._inbox(guest, choice.bus)
+            return
+        driver = self.drivers.driver(guest, name)
+        if not driver.usable:
+            if driver.verdict is None or driver.verdict.accepted:
+                yield self._missing(driver, choice.bus)
+        elif driver.service is None:
+            yield self._to_inject(driver)
+        else:
+            yield from self._installed(guest, driver)
+
+    def _missing(self, driver: disk_bus.Driver, bus: str) -> model.Finding:
+        return model.Finding(
+            self.id,
+            model.Severity.BLOCKER,
+            f'Windows has no driver for the disk bus {bus}',
+            driver.problem,
+            _GET,
+            subject=driver.name,
+        )
+
+    def _to_inject(self, driver: disk_bus.Driver) -> model.Finding:
+        origin = driver.package.origin if driver.package else ''
+        return model.Finding(
+            self.id,
+            model.Severity.BLOCKER,
+            'Windows has no virtio driver for its disk',
+            f'there is no {driver.name} in it that it could use',
+            f'install {driver.name} in Windows on Xen, and export again',
+            subject=driver.name,
+            repair=f'installs {driver.name} from {origin}',
+        )
+
+    def _installed(
+        self, guest: guest_room.Guest, driver: disk_bus.Driver
+    ) -> Iterator[model.Finding]:
+        """What keeps a driver that is there from being used."""
+        name = driver.name
+        problems = list(self._problems(guest, name))
+        if not problems:
+            return
+        repair: str | None = 'has it start at boot, and the disk bound to it'
+        if self._is_half(guest, name):
+            repair = None
+            if driver.package is not None:
+                repair = f'installs it anew from {driver.package.origin}'
+        yield model.Finding(
+            self.id,
+            model.Severity.BLOCKER,
+            f'The driver {name} is there, but not used at boot',
+            '; '.join(problems),
+            f'in Windows on Xen install {name} anew with "pnputil '
+            '/add-driver", and set Start to 0; or name the virtio-win ISO '
+            'with --virtio-win',
+            subject=name,
+            repair=repair,
+        )
+
+    def _is_half(self, guest: guest_room.Guest, name: str) -> bool:
+        """A service of which the driver database knows no package.
+
+        No id can be bound to such a one, for Windows 8 and later bind an
+        id to a package, not to a service.
+        """
+        hive = system.system_hive(guest)
+        return (
+            hive.key(injection.DATABASE) is not None
+            and binding.serving_package(hive, name) is None
+        )
+
+    def _problems(self, guest: guest_room.Guest, name: str) -> Iterator[str]:
+        hive = system.system_hive(guest)
+        for control_set in system.control_sets(guest):
+            place = f'{control_set}\\Services\\{name}'
+            shown = system.full_name(hive.name, place)
+            found = services.service(hive, control_set, name)
+            if found is None:
+                yield f'{shown} is not there'
+                continue
+            if found.start != services.BOOT:
+                yield f'{shown}, value Start is {found.start}, not 0'
+            missing = self._unbound(guest, control_set, name)
+            if missing:
+                yield (
+                    f'{" and ".join(missing)} do not lead to {name} in '
+                    f'{_database(guest, control_set)}'
+                )
+            if _cddb_is_off(guest, control_set):
+                yield (
+                    f'{_pnp(control_set)}, value DisableCDDB is 1, so that '
+                    'this database is not looked at'
+                )
+
+    def _unbound(
+        self, guest: guest_room.Guest, control_set: str, name: str
+    ) -> list[str]:
+        bound = injection.bound_ids(guest, control_set, name)
+        return [
+            wanted
+            for wanted in IDS[name]
+            if not any(
+                item == wanted or item.startswith(f'{wanted}&')
+                for item in bound
+            )
+        ]
+
+    def _inbox(
+        self, guest: guest_room.Guest, bus: str
+    ) -> Iterator[model.Finding]:
+        """Windows' own drivers for a bus start at boot."""
+        names = _INBOX[bus, system.release(guest).version >= (6, 2)]
+        hive = system.system_hive(guest)
+        for control_set in system.control_sets(guest):
+            for name in names:
+                found = services.service(hive, control_set, name)
+                place = f'{control_set}\\Services\\{name}'
+                shown = system.full_name(hive.name, place)
+                if found is None or not system.volume(guest).is_file(
+                    found.file
+                ):
+                    yield self._no_inbox(bus, name, shown)
+                elif found.start != services.BOOT:
+                    yield model.Finding(
+                        self.id,
+                        model.Severity.BLOCKER,
+                        f'The driver {name} does not start at boot',
+                        f'{shown}, value Start is {found.start}, not 0',
+                        'set Start to 0',
+                        subject=place,
+                        repair='sets Start to 0',
+                    )
+
+    def _no_inbox(self, bus: str, name: str, shown: str) -> model.Finding:
+        return model.Finding(
+            self.id,
+            model.Severity.BLOCKER,
+            f"Windows' own driver for the disk bus {bus} is not there",
+            f'{shown}, or its file, is not there',
+            'name the virtio-win ISO with --virtio-win, or another bus with '
+            '--disk-bus',
+            subject=name,
+            loss='Windows stops with 0x7B if no other driver takes the disk',
+        )
+
+    def repair(
+        self, guest: guest_room.Guest, finding: model.Finding
+    ) -> Sequence[model.Change]:
+        name = finding.subject
+        if name not in IDS:
+            edits = system.system_hive(guest).set_value(
+                name, registry.Value.dword('Start', services.BOOT)
+            )
+            return self.changes(
+                guest, edits, 'the disk will be on the bus of this driver'
+            )
+        driver = self.drivers.driver(guest, name)
+        if driver.package is not None and (
+            driver.service is None or self._is_half(guest, name)
+        ):
+            return injection.Injector(guest, self.id).inject(
+                driver.package, 'the disk will be on the bus of this driver'
+            )
+        return self._mend(guest, name)
+
+    def _mend(self, guest: guest_room.Guest, name: str) -> list[model.Change]:
+        hive = system.system_hive(guest)
+        edits: list[registry.Edit] = []
+        current = system.control_sets(guest)[0]
+        model_service = hive.key(f'{current}\\Services\\{name}')
+        for control_set in system.control_sets(guest):
+            place = f'{control_set}\\Services\\{name}'
+            if hive.key(place) is None and model_service is not None:
+                for value in model_service.values:
+                    edits += hive.set_value(place, value)
+            edits += hive.set_value(
+                place, registry.Value.dword('Start', services.BOOT)
+            )
+            edits += self._bind(guest, control_set, name)
+            if _cddb_is_off(guest, control_set):
+                edits += hive.set_value(
+                    f'{control_set}\\Control\\Pnp',
+                    registry.Value.dword('DisableCDDB', 0),
+                )
+        return self.changes(
+            guest, edits, 'Windows reaches the disk through this driver'
+        )
+
+    def _bind(
+        self, guest: guest_room.Guest, control_set: str, name: str
+    ) -> list[registry.Edit]:
+        hive = system.system_hive(guest)
+        edits: list[registry.Edit] = []
+        for hardware_id in self._unbound(guest, control_set, name):
+            if hive.key(injection.DATABASE) is None:
+                edits += injection.bind_critical(
+                    hive, control_set, hardware_id, name, SCSI_ADAPTER
+                )
+            else:
+                edits += binding.bind(hive, hardware_id, name)
+        return edits
+
+
+def _pnp(control_set: str) -> str:
+    return system.full_name('SYSTEM', f'{control_set}\\Control\\Pnp')
+
+
+def _cddb_is_off(guest: guest_room.Guest, control_set: str) -> bool:
+    """Whether Windows 7 is told to bind nothing before Plug and Play."""
+    hive = system.system_hive(guest)
+    if hive.key(injection.DATABASE) is not None:
+        return False
+    key = hive.key(f'{control_set}\\Control\\Pnp')
+    return key is not None and bool(key.number('DisableCDDB'))
+
+
+def _database(guest: guest_room.Guest, control_set: str) -> str:
+    hive = system.system_hive(guest)
+    if hive.key(injection.DATABASE) is None:
+        return system.full_name(
+            hive.name, f'{control_set}\\{injection.CRITICAL}'
+        )
+    return system.full_name(hive.name, f'{injection.DATABASE}\\DeviceIds')
+
+
+class StorageSignature(_DriverCheck):
+    """Windows accepts the signature of the driver of the chosen bus."""
+
+    id = disk_bus.SIGNATURE
+    title = "Windows accepts the disk driver's signature"
+
+    def examine(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
+        choice = self.drivers.choose(guest)
+        name = disk_bus.DRIVERS.get(choice.bus)
+        if name is None:
+            return
+        driver = self.drivers.driver(guest, name)
+        if driver.verdict is None or driver.verdict.accepted:
+            return
+        yield model.Finding(
+            self.id,
+            model.Severity.BLOCKER,
+            'Windows may refuse the signature of its disk driver',
+            f'{name}: {driver.verdict.reason}',
+            'use a driver that is signed for this Windows, or leave out '
+            '--disk-bus: a bus is taken that Windows has its own driver for',
+            subject=name,
+            loss='if Windows refuses the driver, it stops with 0xc0000428',
+        )
+
+
+class FallbackBus(_DriverCheck):
+    """Without a virtio driver, an emulated disk is better than none."""
+
+    id = 'windows.fallback-bus'
+    title = 'The disk can be on virtio'
+
+    def examine(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
+        choice = self.drivers.choose(guest)
+        if not choice.reasons:
+            return
+        yield model.Finding(
+            self.id,
+            model.Severity.WARNING,
+            f'THE DISK WILL BE ON {choice.bus.upper()}, NOT ON VIRTIO: '
+            'slower, but it boots',
+            '; '.join(choice.reasons),
+            'name the virtio-win ISO with --virtio-win; or install the '
+            'drivers in the running guest later and set hw_disk_bus then',
+            subject=choice.bus,
+        )
+
+
+class OtherDrivers(_DriverCheck):
+    """What else of virtio can be installed in one go."""
+
+    id = 'windows.virtio-drivers'
+    title = 'Network and the other disk bus have their virtio drivers too'
+
+    def examine(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
+        choice = self.drivers.choose(guest)
+        chosen = disk_bus.DRIVERS.get(choice.bus)
+        for name in (*disk_bus.DRIVERS.values(), disk_bus.NETWORK):
+            driver = self.drivers.driver(guest, name)
+            if name == chosen or driver.service is not None:
+                continue
+            if driver.usable:
+                yield self._to_inject(driver)
+            elif name == disk_bus.NETWORK:
+                yield self._no_network(driver)
+
+    def _to_inject(self, driver: disk_bus.Driver) -> model.Finding:
+        origin = driver.package.origin if driver.package else ''
+        network = driver.name == disk_bus.NETWORK
+        return model.Finding(
+            self.id,
+            model.Severity.WARNING if network else model.Severity.NOTE,
+            f'Windows has no virtio driver {driver.name}',
+            f'there is no {driver.name} in it that it could use',
+            f'install {driver.name} in the running guest',
+            subject=driver.name,
+            repair=f'installs {driver.name} from {origin}',
+        )
+
+    def _no_network(self, driver: disk_bus.Driver) -> model.Finding:
+        return model.Finding(
+            self.id,
+            model.Severity.WARNING,
+            'THE NETWORK CARD WILL BE AN E1000, NOT VIRTIO: slower, but '
+            'Windows has a driver for it',
+            driver.problem,
+            'name the virtio-win ISO with --virtio-win; or install netkvm in '
+            'the running guest later and set hw_vif_model=virtio then',
+            subject=driver.name,
+        )
+
+    def repair(
+        self, guest: guest_room.Guest, finding: model.Finding
+    ) -> Sequence[model.Change]:
+        driver = self.drivers.driver(guest, finding.subject)
+        if driver.service is not None or driver.package is None:
+            return ()
+        return injection.Injector(guest, self.id).inject(
+            driver.package, 'devices of KVM that have no driver yet'
+        )
