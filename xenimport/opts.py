@@ -52,7 +52,7 @@ _DRIVERS = [
     ),
     cfg.ListOpt(
         'enabled_remediations',
-        default=['disk', 'linux'],
+        default=['disk', 'linux', 'windows'],
         help='The remediations whose checks run, in this order, on a '
         'guest that they match.',
     ),

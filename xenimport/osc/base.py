@@ -172,6 +172,24 @@ def _check_report(path: str) -> None:
         raise _not_written(path, 'its directory cannot be written to')
 
 
+def _check_readable(option: str, path: str | None) -> None:
+    """Find out before any slow work whether an option's file is there."""
+    from xenimport import exceptions
+
+    if path is None or os.access(path, os.R_OK):
+        return
+    raise exceptions.ConfigurationError(
+        'configuration.file-unreadable',
+        f'What {option} names cannot be read',
+        where=path,
+        expected='a file or directory that this user may read',
+        found='none of that name'
+        if not os.path.exists(path)
+        else 'no permission',
+        fix='check the path and its permissions',
+    )
+
+
 def _not_written(path: str, found: str) -> exceptions.XenImportError:
     from xenimport import exceptions
 
@@ -216,6 +234,13 @@ def add_package(parser: argparse.ArgumentParser) -> None:
         'takes virtio where the guest has or gets a driver)',
     )
     parser.add_argument(
+        '--virtio-win',
+        metavar='<path>',
+        help='Where virtio drivers for a Windows guest are: the virtio-win '
+        'ISO or a directory with its content (default: what '
+        'xenimport.conf names, else /usr/share/virtio-win)',
+    )
+    parser.add_argument(
         '--work-dir',
         metavar='<directory>',
         help='Where workfiles are made, with room for the data of all '
@@ -241,6 +266,27 @@ def add_repair(parser: argparse.ArgumentParser) -> None:
         help='How virtio gets into an initramfs: append the modules (runs '
         "no guest code), or rebuild it with the guest's own tool in the "
         'appliance (default: append)',
+    )
+    parser.add_argument(
+        '--xen-drivers',
+        choices=['disable', 'remove'],
+        default='disable',
+        help="What becomes of a Windows guest's Xen drivers: disable them, "
+        'which can be taken back, or remove their packages as "dism '
+        '/remove-driver" does (default: disable)',
+    )
+    parser.add_argument(
+        '--clock',
+        choices=['auto', 'utc', 'localtime'],
+        default='auto',
+        help='What a Windows guest shall expect the hardware clock to show '
+        '(default: auto, which changes nothing)',
+    )
+    parser.add_argument(
+        '--first-boot-script',
+        metavar='<file>',
+        help='Script (.cmd, .bat or .ps1) that a Windows guest runs once, '
+        'as SYSTEM, before anybody can log on',
     )
     parser.add_argument(
         '--accept',
@@ -280,6 +326,9 @@ def settings(
 
     if parsed_args.report:
         _check_report(parsed_args.report)
+    script = getattr(parsed_args, 'first_boot_script', None)
+    _check_readable('--virtio-win', parsed_args.virtio_win)
+    _check_readable('--first-boot-script', script)
     conf = opts.load()
     defaults = conf[opts.GROUP]
     return context.Settings(
@@ -293,6 +342,10 @@ def settings(
         or defaults.initramfs,
         repair=not getattr(parsed_args, 'no_repair', False),
         accept=frozenset(getattr(parsed_args, 'accept', ())),
+        xen_drivers=getattr(parsed_args, 'xen_drivers', 'disable'),
+        virtio_win=parsed_args.virtio_win,
+        clock=getattr(parsed_args, 'clock', 'auto'),
+        first_boot_script=script,
         keep_workfile=getattr(parsed_args, 'keep_workfile', False),
         work_dir=parsed_args.work_dir or work_dir,
         image=image,

@@ -26,7 +26,11 @@ from xenimport import model
 
 #: Columns of a line inside a table.
 _WIDTH = 96
+#: Columns of a line that is a row of a table of its own.
+_WIDE = 120
 _CELL = 40
+#: Characters of one cell of the table of drivers.
+_DRIVER_CELL = 24
 _UNITS = ('B', 'KiB', 'MiB', 'GiB', 'TiB')
 
 
@@ -106,6 +110,18 @@ def source(item: typing.Mapping[str, typing.Any]) -> str:
     return lines_of(lines)
 
 
+#: The columns of ``dism /get-drivers``, with what a report calls them.
+_DRIVERS = (
+    ('Published Name', 'published_name'),
+    ('Original File Name', 'original_file_name'),
+    ('Inbox', 'inbox'),
+    ('Class Name', 'class_name'),
+    ('Provider Name', 'provider_name'),
+    ('Date', 'date'),
+    ('Version', 'version'),
+)
+
+
 def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
     """What the guest is."""
     if item is None:
@@ -115,14 +131,49 @@ def guest(item: typing.Mapping[str, typing.Any] | None) -> str:
     # libguestfs gives Debian's bare version for the product.
     if item['product'] != item['version']:
         first += f' ({item["product"]})'
+    place = f'host name: {item["hostname"]}, root: {item["root"]}'
+    if item['family'] == 'windows':
+        return lines_of([first, place, *drivers(item.get('drivers', ()))])
     return lines_of(
         [
             first,
-            f'host name: {item["hostname"]}, root: {item["root"]}, '
-            f'init: {item["init"]}',
+            f'{place}, init: {item["init"]}',
             f'kernels: {", ".join(item["kernels"]) or "none"}',
         ]
     )
+
+
+def drivers(
+    rows: Sequence[typing.Mapping[str, typing.Any]],
+) -> list[str]:
+    """Driver packages as ``dism /get-drivers /format:table`` lists them.
+
+    :param rows: as a report has them
+    :returns: lines; one alone where there are none
+    """
+    if not rows:
+        return ['driver packages of other vendors: none']
+    table = [[heading for heading, _field in _DRIVERS]]
+    for row in rows:
+        table.append(
+            [_driver_cell(row[field]) for _heading, field in _DRIVERS]
+        )
+    widths = [
+        max(len(line[column]) for line in table)
+        for column in range(len(_DRIVERS))
+    ]
+    return [
+        ' | '.join(
+            text.ljust(width) for text, width in zip(line, widths, strict=True)
+        ).rstrip()
+        for line in table
+    ]
+
+
+def _driver_cell(value: typing.Any) -> str:
+    if isinstance(value, bool):
+        return 'Yes' if value else 'No'
+    return exceptions.one_line(str(value or ''))[:_DRIVER_CELL]
 
 
 def wrapped(text: str, width: int = _WIDTH) -> str:
@@ -180,7 +231,9 @@ def report(
     }
     names = tuple(data)
     return names, tuple(
-        View(data[name], texts[name]) if name in texts else data[name]
+        View(data[name], texts[name], _WIDE if name == 'guest' else _WIDTH)
+        if name in texts
+        else data[name]
         for name in names
     )
 

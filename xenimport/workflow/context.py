@@ -53,6 +53,8 @@ class Settings:
     :ivar verify_manifest: whether the digests in a manifest count
     :ivar disk_format: of the images made, ``raw`` or ``qcow2``
     :ivar accept: ids of findings that shall not stop the run
+    :ivar xen_drivers: and ``virtio_win``, ``clock``, ``first_boot_script``:
+        see :class:`xenimport.remediation.base.Request`
     :ivar work_dir: where the work directory is made, None for default
     :ivar image: the name, properties, ... that the user gave
     :ivar min_disk: GiB that the user gave, None if not
@@ -68,6 +70,10 @@ class Settings:
     initramfs: str = 'append'
     repair: bool = True
     accept: frozenset[str] = frozenset()
+    xen_drivers: str = 'disable'
+    virtio_win: str | None = None
+    clock: str = 'auto'
+    first_boot_script: str | None = None
     keep_workfile: bool = False
     work_dir: str | None = None
     image: model.ImageRequest | None = None
@@ -146,6 +152,7 @@ class Run:
         self.work_dir: str | None = None
         self.operating_system: model.OperatingSystem | None = None
         self.guest_facts: dict[str, typing.Any] = {}
+        self.hardware: dict[str, str] = {}
         self.accelerator: str | None = None
         self.bytes_read: int | None = None
         self.findings: tuple[model.Finding, ...] = ()

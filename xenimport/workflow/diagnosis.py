@@ -18,6 +18,7 @@ from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Sequence
 import time
+import typing
 
 from oslo_log import log as logging
 
@@ -48,6 +49,8 @@ class Doctor:
             for remediation in remediations
             if remediation.matches(guest.operating_system)
         ]
+        self._matching = matching
+        self._request = request
         self._known = not all(item.generic for item in matching)
         self._checks: list[base.Check] = [
             check
@@ -92,6 +95,24 @@ class Doctor:
                 changes += check.repair(self._guest, finding)
             self._record(check, 'repair', len(mine), started)
         return tuple(changes)
+
+    def commit(self) -> None:
+        """Write what the repair has staged; a new diagnosis sees it."""
+        self._guest.commit()
+
+    def describe(self) -> dict[str, typing.Any]:
+        """What the remediations have to say of the guest, for a report."""
+        found: dict[str, typing.Any] = {}
+        for remediation in self._matching:
+            found |= remediation.describe(self._guest)
+        return found
+
+    def hardware(self) -> dict[str, str]:
+        """The hardware that the guest needs, as the remediations say."""
+        found: dict[str, str] = {}
+        for remediation in self._matching:
+            found |= remediation.hardware(self._guest, self._request)
+        return found
 
     def _record(
         self, check: base.Check, phase: str, findings: int, started: float

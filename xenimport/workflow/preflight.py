@@ -116,7 +116,7 @@ def checks(conf: cfg.ConfigOpts, work_dir: str | None = None) -> list[Result]:
     binding = libguestfs_binding()
     results = [binding, kernel_readable(), kvm(conf), space(directory)]
     results += [tool(item) for item in _TOOLS]
-    results += [libnbd_binding(), nbdkit(), grub()]
+    results += [libnbd_binding(), hivex_binding(), nbdkit(), grub()]
     results.insert(1, appliance(conf, directory, binding))
     return results
 
@@ -176,6 +176,22 @@ def libnbd_binding() -> Result:
         if done
         else 'apt install python3-libnbd; needed for qcow2, VHDX and VDI '
         'disks alone',
+    )
+
+
+def hivex_binding() -> Result:
+    """Python's binding of hivex, which writes a Windows guest's registry."""
+    done, output = _run(
+        [sys.executable, '-P', '-c', 'import hivex; print(hivex.__file__)']
+    )
+    return Result(
+        'machine.hivex-binding',
+        'Python can import hivex, for Windows guests',
+        OK if done else WARNING,
+        f'{sys.executable}: {output}',
+        None
+        if done
+        else 'apt install python3-hivex; needed for Windows guests alone',
     )
 
 

@@ -62,8 +62,10 @@ def guest_facts(guest: guest_room.Guest) -> dict[str, typing.Any]:
     facts: dict[str, typing.Any] = {}
     system = guest.operating_system
     if system is not None:
+        # Windows' volumes are not mounted on the appliance's root.
+        place = guest.windows or guest
         facts['qemu_guest_agent'] = any(
-            guest.exists(path) for path in _AGENTS.get(system.family, ())
+            place.exists(path) for path in _AGENTS.get(system.family, ())
         )
     if guest.drives and guest.partition_table(guest.drives[0]) == 'gpt':
         types = {
@@ -81,6 +83,7 @@ def image_properties(
     disk_index: int,
     disk_bus: str,
     facts: Mapping[str, typing.Any],
+    hardware: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """The properties of one disk's image.
 
@@ -91,20 +94,26 @@ def image_properties(
     :param disk_bus: ``auto`` (that is virtio), ``virtio``, ``scsi``,
         ``sata`` or ``ide``
     :param facts: as :func:`guest_facts` gives them
+    :param hardware: as the remediations say the guest needs it
     :raises xenimport.exceptions.ConfigurationError: if no machine has
         both the bus and the firmware
     """
-    bus = 'virtio' if disk_bus == 'auto' else disk_bus
+    needs = hardware or {}
+    bus = needs.get('disk_bus', 'virtio') if disk_bus == 'auto' else disk_bus
     properties = {'hw_disk_bus': bus}
     if bus == 'scsi':
         properties['hw_scsi_model'] = 'virtio-scsi'
     if disk_index:
         return properties
     firmware = (
-        virtual_system.firmware or facts.get('firmware') or model.Firmware.BIOS
+        model.Firmware(needs['firmware'])
+        if 'firmware' in needs
+        else virtual_system.firmware
+        or facts.get('firmware')
+        or model.Firmware.BIOS
     )
     properties |= {
-        'hw_vif_model': str(facts.get('vif_model', 'virtio')),
+        'hw_vif_model': needs.get('vif_model', 'virtio'),
         'hw_firmware_type': firmware.value,
         'hw_rng_model': 'virtio',
     }
@@ -115,6 +124,11 @@ def image_properties(
         properties['hw_qemu_guest_agent'] = 'yes'
     if operating_system is not None:
         properties |= _system_properties(operating_system)
+        properties |= {
+            key: needs[key]
+            for key in ('os_distro', 'os_version')
+            if key in needs
+        }
     return properties
 
 
@@ -196,6 +210,7 @@ def complete(
         index,
         run.settings.disk_bus,
         run.guest_facts,
+        run.hardware,
     )
     asked = run.settings
     disk = min_disk(opened.virtual_size)

@@ -218,4 +218,5 @@ def _guest(run: context.Run) -> dict[str, typing.Any] | None:
         'kernels': list(system.kernels),
         'init': system.init,
         **run.guest_facts,
+        'hardware': dict(run.hardware),
     }

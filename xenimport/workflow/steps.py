@@ -299,6 +299,11 @@ def _doctor(run: context.Run, guest: guest_room.Guest) -> diagnosis.Doctor:
         virtual_system=run.system,
         disk_bus=settings.disk_bus,
         initramfs=settings.initramfs,
+        accept=settings.accept,
+        xen_drivers=settings.xen_drivers,
+        virtio_win=settings.virtio_win,
+        clock=settings.clock,
+        first_boot_script=settings.first_boot_script,
     )
     return diagnosis.Doctor(
         guest,
@@ -379,6 +384,14 @@ def _treat(
         doctor = _doctor(run, guest)
         with _timed(run, 'guest: diagnose'):
             found = doctor.diagnose()
+            run.guest_facts |= doctor.describe()
+            run.hardware = doctor.hardware()
+        if guest.registry.seconds:
+            run.steps.append(
+                model.Step(
+                    'guest: of that, read hives', guest.registry.seconds
+                )
+            )
         run.checks = doctor.runs
         run.findings = own + found
         run.remaining = run.findings
@@ -391,8 +404,11 @@ def _treat(
             return
         with _timed(run, 'guest: repair'):
             run.changes = doctor.repair()
+        with _timed(run, 'guest: write registry'):
+            doctor.commit()
         with _timed(run, 'guest: diagnose again'):
             again = doctor.diagnose('verify')
+            run.hardware = doctor.hardware()
     # The copy puts a partition table around a bare file system.
     run.remaining = again + tuple(
         finding for finding in own if not finding.repair

@@ -10,6 +10,7 @@
 # License for the specific language governing permissions and limitations
 # under the License.
 
+import typing
 import unittest
 
 from xenimport import model
@@ -111,3 +112,117 @@ class ReportTest(unittest.TestCase):
             'copy disks  1.5 s  1.0 MiB', row['steps'].human_readable()
         )
         self.assertIn('no operating', row['guest'].human_readable())
+
+
+class GuestTest(unittest.TestCase):
+    GUEST: typing.ClassVar[dict[str, typing.Any]] = {
+        'family': 'windows',
+        'distribution': 'windows',
+        'version': '6.1',
+        'product': 'Windows Server 2008 R2 Standard',
+        'architecture': 'x86_64',
+        'hostname': 'STORY',
+        'root': '/dev/sda2',
+        'kernels': [],
+        'init': None,
+    }
+
+    def row(self, *texts: str, inbox: bool = False) -> dict[str, typing.Any]:
+        names = (
+            'published_name',
+            'original_file_name',
+            'class_name',
+            'provider_name',
+            'date',
+            'version',
+        )
+        return {**dict(zip(names, texts, strict=True)), 'inbox': inbox}
+
+    def test_windows_with_drivers(self):
+        """The rows are those of dism in the story of the first guest."""
+        rows = [
+            self.row(*line.split('|'))
+            for line in (
+                'oem2.inf|xennet.inf|Net|Citrix|2/24/2016|8.1.0.42',
+                'oem3.inf|xenvif.inf|System|Citrix|3/23/2016|8.1.0.62',
+                'oem4.inf|xenvbd.inf|SCSIAdapter|Citrix|2/29/2016|8.1.0.130',
+                'oem5.inf|xeniface.inf|System|Citrix|1/22/2016|8.1.0.26',
+                'oem6.inf|xenbus.inf|System|Citrix|1/22/2016|8.1.0.63',
+            )
+        ]
+        rows.append(self.row('x', 'y', '', '', '', '', inbox=True))
+        head = 'Published Name | Original File Name | Inbox | Class Name  |'
+        self.assertEqual(
+            [
+                'windows 6.1, x86_64 (Windows Server 2008 R2 Standard)',
+                'host name: STORY, root: /dev/sda2',
+                f'{head} Provider Name | Date      | Version',
+                'oem2.inf       | xennet.inf         | No    | Net         | '
+                'Citrix        | 2/24/2016 | 8.1.0.42',
+                'oem3.inf       | xenvif.inf         | No    | System      | '
+                'Citrix        | 3/23/2016 | 8.1.0.62',
+                'oem4.inf       | xenvbd.inf         | No    | SCSIAdapter | '
+                'Citrix        | 2/29/2016 | 8.1.0.130',
+                'oem5.inf       | xeniface.inf       | No    | System      | '
+                'Citrix        | 1/22/2016 | 8.1.0.26',
+                'oem6.inf       | xenbus.inf         | No    | System      | '
+                'Citrix        | 1/22/2016 | 8.1.0.63',
+                'x              | y                  | Yes   |             | '
+                '              |           |',
+            ],
+            formatting.guest({**self.GUEST, 'drivers': rows}).split('\n'),
+        )
+
+    def test_no_row_is_torn(self):
+        row = self.row(
+            'oem104.inf',
+            'xeniface.inf',
+            'SCSIAdapter',
+            'Citrix Systems, Inc.',
+            '10/24/2016',
+            '8.2.0.1300',
+        )
+        report = model.Report(
+            source={
+                'path': '',
+                'format': '',
+                'creator': '',
+                'name': '',
+                'vcpus': 1,
+                'memory': None,
+                'firmware': None,
+                'nics': [],
+                'disks': [],
+                'bytes_read': None,
+            },
+            guest={**self.GUEST, 'drivers': [row]},
+        )
+        names, values = formatting.report(report)
+        shown = dict(zip(names, values, strict=True))['guest']
+        self.assertEqual(4, len(shown.human_readable().split('\n')))
+        self.assertEqual([row], shown.machine_readable()['drivers'])
+
+    def test_windows_without(self):
+        self.assertIn(
+            'driver packages of other vendors: none',
+            formatting.guest({**self.GUEST, 'drivers': []}),
+        )
+
+    def test_driver_cannot_write_to_the_terminal(self):
+        row = self.row('a\x1b[2J', 'b\nc', 'd' * 500, '', '', '')
+        lines = formatting.drivers([row])
+        self.assertEqual(2, len(lines))
+        self.assertNotRegex(''.join(lines), '[\x00-\x1f]')
+        self.assertLess(len(lines[1]), 150)
+
+    def test_linux_has_kernels_and_an_init(self):
+        shown = formatting.guest(
+            {
+                **self.GUEST,
+                'family': 'linux',
+                'init': 'systemd',
+                'kernels': ['6.1.0', '6.2.0'],
+            }
+        )
+        self.assertIn(', init: systemd\nkernels: 6.1.0, 6.2.0', shown)
+        self.assertNotIn('driver', shown)

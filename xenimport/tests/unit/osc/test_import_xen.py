@@ -12,6 +12,9 @@
 
 import contextlib
 import io
+import os
+import pathlib
+import tempfile
 import types
 import unittest
 from unittest import mock
@@ -96,6 +99,42 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual('web', asked.system)
         self.assertFalse(asked.verify_manifest)
         self.assertEqual('qcow2', asked.disk_format)
+
+    def test_windows_is_left_to_the_defaults(self):
+        plain = base.settings(self.parser.parse_args(['guest.xva']))
+        self.assertEqual('disable', plain.xen_drivers)
+        self.assertEqual('auto', plain.clock)
+        self.assertIsNone(plain.virtio_win)
+        self.assertIsNone(plain.first_boot_script)
+
+    def test_windows_as_it_is_asked(self):
+        with tempfile.TemporaryDirectory() as directory:
+            script = os.path.join(directory, 'first.cmd')
+            pathlib.Path(script).write_text('echo hello\r\n')
+            asked = base.settings(
+                self.parser.parse_args(
+                    ['guest.xva', '--xen-drivers', 'remove', '--clock', 'utc',
+                     '--virtio-win', directory,
+                     '--first-boot-script', script]
+                )
+            )  # fmt: skip
+        self.assertEqual('remove', asked.xen_drivers)
+        self.assertEqual('utc', asked.clock)
+        self.assertEqual(directory, asked.virtio_win)
+        self.assertEqual(script, asked.first_boot_script)
+
+    def test_file_that_is_not_there_is_told_at_once(self):
+        for option in ('--virtio-win', '--first-boot-script'):
+            arguments = self.parser.parse_args(
+                ['guest.xva', option, '/nonexistent/file']
+            )
+            with self.assertRaises(exceptions.ConfigurationError) as caught:
+                base.settings(arguments)
+            self.assertEqual(
+                'configuration.file-unreadable', caught.exception.id
+            )
+            self.assertEqual('/nonexistent/file', caught.exception.where)
+            self.assertIn(option, caught.exception.message)
 
     def test_zero_is_a_wish_and_less_is_a_mistake(self):
         settings = base.settings(

@@ -31,6 +31,10 @@ class FakeGuest(guest_room.Guest):
 
     def __init__(self, *broken):  # no appliance: nothing to pass on
         self.broken = set(broken)
+        self.commits = 0
+
+    def commit(self):
+        self.commits += 1
 
 
 class FakeCheck(base.Check):
@@ -65,6 +69,12 @@ class FakeRemediation(base.Remediation):
     def checks(self, request):
         return self._checks
 
+    def describe(self, guest):
+        return {'broken': sorted(guest.broken)}
+
+    def hardware(self, guest, request):
+        return {'disk_bus': 'ide' if guest.broken else 'virtio'}
+
 
 def finding(finding_id, severity='blocker', repair=None, loss=None):
     return model.Finding(
@@ -79,6 +89,33 @@ def finding(finding_id, severity='blocker', repair=None, loss=None):
 
 
 class DoctorTest(unittest.TestCase):
+    def test_nothing_is_written_before_commit(self):
+        guest = FakeGuest('linux.a')
+        doctor = diagnosis.Doctor(
+            guest, [FakeRemediation(FakeCheck('linux.a'))], REQUEST
+        )
+        doctor.diagnose()
+        doctor.repair()
+        self.assertEqual(0, guest.commits)
+        doctor.commit()
+        self.assertEqual(1, guest.commits)
+
+    def test_remediations_tell_of_the_guest_as_it_is(self):
+        guest = FakeGuest('linux.a')
+        doctor = diagnosis.Doctor(
+            guest,
+            [
+                FakeRemediation(FakeCheck('linux.a')),
+                FakeRemediation(match=False),
+            ],
+            REQUEST,
+        )
+        doctor.diagnose()
+        self.assertEqual({'broken': ['linux.a']}, doctor.describe())
+        self.assertEqual({'disk_bus': 'ide'}, doctor.hardware())
+        doctor.repair()
+        self.assertEqual({'disk_bus': 'virtio'}, doctor.hardware())
+
     def test_repair_mends_what_can_be_mended(self):
         guest = FakeGuest('linux.a', 'linux.b')
         doctor = diagnosis.Doctor(

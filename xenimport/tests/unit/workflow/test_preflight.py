@@ -102,18 +102,22 @@ class ToolTestCase(PreflightTestCase):
         self.program('nbdkit', '[ "$1 $2" = "python --dump-plugin" ]')
         self.assert_result(preflight.nbdkit(), 'ok', 'nbdkit')
 
-    def test_libnbd(self):
-        for found, status in ((True, 'ok'), (False, 'warning')):
-            with self.subTest(found=found):
-                self.patch(
-                    preflight, '_run', return_value=(found, 'No module nbd')
-                )
-                result = preflight.libnbd_binding()
-                self.assertEqual(status, result.status)
-                self.assertEqual(
-                    not found,
-                    'apt install python3-libnbd' in (result.remedy or ''),
-                )
+    def test_bindings(self):
+        for check, package in (
+            (preflight.libnbd_binding, 'python3-libnbd'),
+            (preflight.hivex_binding, 'python3-hivex'),
+        ):
+            for found, status in ((True, 'ok'), (False, 'warning')):
+                with self.subTest(package=package, found=found):
+                    self.patch(
+                        preflight, '_run', return_value=(found, 'No module')
+                    )
+                    result = check()
+                    self.assertEqual(status, result.status)
+                    self.assertEqual(
+                        not found,
+                        f'apt install {package}' in (result.remedy or ''),
+                    )
 
     def test_no_nbdkit(self):
         self.assert_result(

@@ -21,6 +21,7 @@ from unittest import mock
 
 from xenimport import exceptions
 from xenimport.guest import guest as guest_room
+from xenimport.guest import volumes
 from xenimport import model
 from xenimport.workflow import properties
 
@@ -100,6 +101,44 @@ class ImagePropertiesTest(unittest.TestCase):
         for system, expected in ((SYSTEM, 'uefi'), (bios, 'bios')):
             found = self.of(system=system, firmware=model.Firmware.UEFI)
             self.assertEqual(expected, found['hw_firmware_type'])
+
+    def test_what_the_guest_needs_decides_where_nobody_asked(self) -> None:
+        bios = dataclasses.replace(SYSTEM, firmware=model.Firmware.BIOS)
+        found = properties.image_properties(
+            bios,
+            DEBIAN,
+            0,
+            'auto',
+            {},
+            {
+                'disk_bus': 'sata',
+                'vif_model': 'e1000',
+                'firmware': 'uefi',
+                'os_distro': 'win2k8r2',
+                'os_version': '6.1',
+            },
+        )
+        for key, value in (
+            ('hw_disk_bus', 'sata'),
+            ('hw_vif_model', 'e1000'),
+            ('hw_firmware_type', 'uefi'),
+            ('hw_machine_type', 'q35'),
+            ('os_distro', 'win2k8r2'),
+            ('os_version', '6.1'),
+        ):
+            self.assertEqual(value, found[key], key)
+
+    def test_the_user_decides_the_bus_before_the_guest(self) -> None:
+        found = properties.image_properties(
+            SYSTEM, DEBIAN, 0, 'scsi', {}, {'disk_bus': 'ide'}
+        )
+        self.assertEqual('scsi', found['hw_disk_bus'])
+
+    def test_data_disk_gets_the_bus_that_the_guest_needs(self) -> None:
+        found = properties.image_properties(
+            SYSTEM, DEBIAN, 1, 'auto', {}, {'disk_bus': 'sata'}
+        )
+        self.assertEqual({'hw_disk_bus': 'sata'}, found)
 
     def test_agent_only_where_it_was_found(self) -> None:
         self.assertNotIn('hw_qemu_guest_agent', self.of())
@@ -187,6 +226,7 @@ class GuestFactsTest(unittest.TestCase):
     ) -> typing.Any:
         guest = mock.create_autospec(guest_room.Guest, instance=True)
         guest.operating_system = DEBIAN
+        guest.windows = None
         guest.drives = ('/dev/sda',)
         guest.exists.side_effect = files.__contains__
         guest.partition_table.return_value = table
@@ -203,6 +243,20 @@ class GuestFactsTest(unittest.TestCase):
     def test_agent(self) -> None:
         for files, expected in (((), False), (('/usr/sbin/qemu-ga',), True)):
             guest = self.guest('msdos', (), *files)
+            self.assertIs(
+                expected,
+                properties.guest_facts(guest)['qemu_guest_agent'],
+            )
+
+    def test_agent_of_windows_is_looked_for_on_its_volume(self) -> None:
+        path = '/Program Files/Qemu-ga/qemu-ga.exe'
+        for files, expected in (((), False), ((path,), True)):
+            guest = self.guest('msdos', (), path)
+            guest.operating_system = dataclasses.replace(
+                DEBIAN, family='windows'
+            )
+            guest.windows = mock.create_autospec(volumes.Volume, instance=True)
+            guest.windows.exists.side_effect = files.__contains__
             self.assertIs(
                 expected,
                 properties.guest_facts(guest)['qemu_guest_agent'],
