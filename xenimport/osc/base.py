@@ -322,13 +322,16 @@ def settings(
 ) -> context.Settings:
     """The arguments as the workflow wants them."""
     from xenimport import opts
+    from xenimport.remediation.windows import first_boot
     from xenimport.workflow import context
 
     if parsed_args.report:
         _check_report(parsed_args.report)
     script = getattr(parsed_args, 'first_boot_script', None)
     _check_readable('--virtio-win', parsed_args.virtio_win)
-    _check_readable('--first-boot-script', script)
+    if script is not None:
+        _check_readable('--first-boot-script', script)
+        first_boot.read_script(script)
     conf = opts.load()
     defaults = conf[opts.GROUP]
     return context.Settings(

@@ -23,6 +23,7 @@ import typing
 
 from oslo_config import cfg
 
+from xenimport import exceptions
 from xenimport.guest import guest as guest_room
 from xenimport import model
 from xenimport.remediation import base
@@ -155,19 +156,34 @@ class WindowsRemediation(base.Remediation):
         """The drivers that did not come with Windows, as dism has them."""
         if guest.windows is None:
             return {}
-        return {
-            'drivers': [
-                package.row() for package in driver_packages.packages(guest)
-            ]
-        }
+        try:
+            found = driver_packages.packages(guest)
+        except exceptions.GuestError as error:
+            return _nothing(guest, error)
+        return {'drivers': [package.row() for package in found]}
 
     def hardware(
         self, guest: guest_room.Guest, request: base.Request
     ) -> Mapping[str, str]:
         if guest.windows is None:
             return {}
-        return {
-            **boot.firmware_and_machine(guest, request),
-            **system.release_properties(guest),
-            **self._drivers.hardware(guest),
-        }
+        try:
+            return {
+                **boot.firmware_and_machine(guest, request),
+                **system.release_properties(guest),
+                **self._drivers.hardware(guest),
+            }
+        except exceptions.GuestError as error:
+            return _nothing(guest, error)
+
+
+def _nothing(
+    guest: guest_room.Guest, error: exceptions.GuestError
+) -> Mapping[str, typing.Any]:
+    """Of a hive that cannot be opened, windows.hive-damaged tells.
+
+    :raises GuestError: the error itself, if it is another one
+    """
+    if not system.unreadable(guest, error):
+        raise error
+    return {}

@@ -136,6 +136,15 @@ class ArgumentsTest(unittest.TestCase):
             self.assertEqual('/nonexistent/file', caught.exception.where)
             self.assertIn(option, caught.exception.message)
 
+    def test_script_that_cannot_be_taken_is_told_at_once(self):
+        with tempfile.NamedTemporaryFile(suffix='.sh') as script:
+            arguments = self.parser.parse_args(
+                ['guest.xva', '--first-boot-script', script.name]
+            )
+            with self.assertRaises(exceptions.ConfigurationError) as caught:
+                base.settings(arguments)
+        self.assertEqual('windows.first-boot-script', caught.exception.id)
+
     def test_zero_is_a_wish_and_less_is_a_mistake(self):
         settings = base.settings(
             self.parser.parse_args(

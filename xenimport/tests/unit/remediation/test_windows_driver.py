@@ -66,6 +66,18 @@ class WindowsRemediationTest(unittest.TestCase):
         self.assertEqual({}, self.remediation.hardware(guest, fakes.request()))
 
 
+    def test_damaged_hive_is_left_to_its_finding(self):
+        guest = windows_fakes.FakeWindows()
+        for name in ('SYSTEM', 'SOFTWARE'):
+            path = f'/sda2/Windows/System32/config/{name}'
+            guest.files[path] = b'no hive'
+        self.remediation.checks(fakes.request())
+        self.assertEqual({}, self.remediation.describe(guest))
+        self.assertEqual(
+            {}, self.remediation.hardware(guest, fakes.request())
+        )
+
+
 class VirtioWinTest(unittest.TestCase):
     """Where the drivers are: the option, the configuration, the default."""
 
