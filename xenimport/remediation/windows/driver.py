@@ -42,6 +42,7 @@ from xenimport.remediation.windows import disk_signature
 from xenimport.remediation.windows import driver_packages
 from xenimport.remediation.windows import first_boot
 from xenimport.remediation.windows import hives
+from xenimport.remediation.windows import inbox_driver
 from xenimport.remediation.windows import master_boot_code
 from xenimport.remediation.windows import network
 from xenimport.remediation.windows import partitions
@@ -63,6 +64,7 @@ _INSTALLED = '/usr/share/virtio-win'
 #: Those that share one look at the virtio drivers.
 _DRIVER_CHECKS = (
     storage_driver.StorageDriver,
+    inbox_driver.InboxDriver,
     storage_driver.StorageSignature,
     storage_driver.FallbackBus,
     storage_driver.OtherDrivers,

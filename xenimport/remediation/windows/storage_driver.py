@@ -43,21 +43,13 @@ IDS = {
 }
 #: The class of disk controllers, devguid.h.
 SCSI_ADAPTER = '{4d36e97b-e325-11ce-bfc1-08002be10318}'
-#: What reaches a disk without virtio: services, by the bus and whether
-#: Windows is 8 or later.
-_INBOX = {
-    ('ide', False): ('intelide', 'atapi'),
-    ('ide', True): ('intelide', 'atapi'),
-    ('sata', False): ('msahci', 'atapi'),
-    ('sata', True): ('storahci',),
-}
 _GET = (
     'name the virtio-win ISO with --virtio-win (fedorapeople.org and the '
     "distributions' virtio-win packages have it), or leave out --disk-bus"
 )
 
 
-class _DriverCheck(base.WindowsCheck):
+class DriverCheck(base.WindowsCheck):
     """A check that knows the drivers; one look serves all of them."""
 
     def __init__(
@@ -67,7 +59,7 @@ class _DriverCheck(base.WindowsCheck):
         self.drivers = drivers
 
 
-class StorageDriver(_DriverCheck):
+class StorageDriver(DriverCheck):
     """The driver of the chosen bus is there, starts and is bound."""
 
     id = 'windows.storage-driver'
@@ -79,7 +71,6 @@ class StorageDriver(_DriverCheck):
         choice = self.drivers.choose(guest)
         name = disk_bus.DRIVERS.get(choice.bus)
         if name is None:
-            yield from self._inbox(guest, choice.bus)
             return
         driver = self.drivers.driver(guest, name)
         if not driver.usable:
@@ -164,11 +155,11 @@ class StorageDriver(_DriverCheck):
             if missing:
                 yield (
                     f'{" and ".join(missing)} do not lead to {name} in '
-                    f'{_database(guest, control_set)}'
+                    f'{database(guest, control_set)}'
                 )
-            if _cddb_is_off(guest, control_set):
+            if database_is_off(guest, control_set):
                 yield (
-                    f'{_pnp(control_set)}, value DisableCDDB is 1, so that '
+                    f'{pnp(control_set)}, value DisableCDDB is 1, so that '
                     'this database is not looked at'
                 )
 
@@ -185,55 +176,10 @@ class StorageDriver(_DriverCheck):
             )
         ]
 
-    def _inbox(
-        self, guest: guest_room.Guest, bus: str
-    ) -> Iterator[model.Finding]:
-        """Windows' own drivers for a bus start at boot."""
-        names = _INBOX[bus, system.release(guest).version >= (6, 2)]
-        hive = system.system_hive(guest)
-        for control_set in system.control_sets(guest):
-            for name in names:
-                found = services.service(hive, control_set, name)
-                place = f'{control_set}\\Services\\{name}'
-                shown = system.full_name(hive.name, place)
-                if found is None or not system.volume(guest).is_file(
-                    found.file
-                ):
-                    yield self._no_inbox(bus, name, shown)
-                elif found.start != services.BOOT:
-                    yield model.Finding(
-                        self.id,
-                        model.Severity.BLOCKER,
-                        f'The driver {name} does not start at boot',
-                        f'{shown}, value Start is {found.start}, not 0',
-                        'set Start to 0',
-                        subject=place,
-                        repair='sets Start to 0',
-                    )
-
-    def _no_inbox(self, bus: str, name: str, shown: str) -> model.Finding:
-        return model.Finding(
-            self.id,
-            model.Severity.BLOCKER,
-            f"Windows' own driver for the disk bus {bus} is not there",
-            f'{shown}, or its file, is not there',
-            'name the virtio-win ISO with --virtio-win, or another bus with '
-            '--disk-bus',
-            subject=name,
-            loss='Windows stops with 0x7B if no other driver takes the disk',
-        )
-
     def repair(
         self, guest: guest_room.Guest, finding: model.Finding
     ) -> Sequence[model.Change]:
         name = finding.subject
-        if name not in IDS:
-            edits = system.system_hive(guest).set_value(
-                name, registry.Value.dword('Start', services.BOOT)
-            )
-            return self.changes(
-                guest, edits, 'the disk will be on the bus of this driver'
-            )
         driver = self.drivers.driver(guest, name)
         if driver.package is not None and (
             driver.service is None or self._is_half(guest, name)
@@ -257,7 +203,7 @@ class StorageDriver(_DriverCheck):
                 place, registry.Value.dword('Start', services.BOOT)
             )
             edits += self._bind(guest, control_set, name)
-            if _cddb_is_off(guest, control_set):
+            if database_is_off(guest, control_set):
                 edits += hive.set_value(
                     f'{control_set}\\Control\\Pnp',
                     registry.Value.dword('DisableCDDB', 0),
@@ -281,20 +227,20 @@ class StorageDriver(_DriverCheck):
         return edits
 
 
-def _pnp(control_set: str) -> str:
+def pnp(control_set: str) -> str:
     return system.full_name('SYSTEM', f'{control_set}\\Control\\Pnp')
 
 
-def _cddb_is_off(guest: guest_room.Guest, control_set: str) -> bool:
+def database_is_off(guest: guest_room.Guest, control_set: str) -> bool:
     """Whether Windows 7 is told to bind nothing before Plug and Play."""
     hive = system.system_hive(guest)
     if hive.key(injection.DATABASE) is not None:
         return False
     key = hive.key(f'{control_set}\\Control\\Pnp')
-    return key is not None and bool(key.number('DisableCDDB'))
+    return key is not None and key.number('DisableCDDB') == 1
 
 
-def _database(guest: guest_room.Guest, control_set: str) -> str:
+def database(guest: guest_room.Guest, control_set: str) -> str:
     hive = system.system_hive(guest)
     if hive.key(injection.DATABASE) is None:
         return system.full_name(
@@ -303,7 +249,7 @@ def _database(guest: guest_room.Guest, control_set: str) -> str:
     return system.full_name(hive.name, f'{injection.DATABASE}\\DeviceIds')
 
 
-class StorageSignature(_DriverCheck):
+class StorageSignature(DriverCheck):
     """Windows accepts the signature of the driver of the chosen bus."""
 
     id = disk_bus.SIGNATURE
@@ -329,7 +275,7 @@ class StorageSignature(_DriverCheck):
         )
 
 
-class FallbackBus(_DriverCheck):
+class FallbackBus(DriverCheck):
     """Without a virtio driver, an emulated disk is better than none."""
 
     id = 'windows.fallback-bus'
@@ -351,7 +297,7 @@ class FallbackBus(_DriverCheck):
         )
 
 
-class OtherDrivers(_DriverCheck):
+class OtherDrivers(DriverCheck):
     """What else of virtio can be installed in one go."""
 
     id = 'windows.virtio-drivers'

@@ -27,6 +27,7 @@ from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
 from xenimport.remediation.windows import disk_bus
+from xenimport.remediation.windows import inbox_driver
 from xenimport.remediation.windows import storage_driver
 from xenimport.remediation.windows import virtio_package
 from xenimport.tests.unit.remediation import fakes
@@ -141,6 +142,12 @@ class StorageTestCase(unittest.TestCase):
                             VALUE.dword('Default', 1),
                         ],
                         **inbox,
+                        f'{CDD}\\pci#ven_8086&dev_7010': [
+                            VALUE.sz('Service', 'intelide')
+                        ],
+                        f'{CDD}\\pci#cc_010601': [
+                            VALUE.sz('Service', 'msahci')
+                        ],
                         **(tree or {}),
                     },
                     f'{CONFIG}/SOFTWARE': {
@@ -186,6 +193,7 @@ class StorageTestCase(unittest.TestCase):
             check(asked, self.drivers)
             for check in (
                 storage_driver.StorageDriver,
+                inbox_driver.InboxDriver,
                 storage_driver.StorageSignature,
                 storage_driver.FallbackBus,
                 storage_driver.OtherDrivers,
@@ -379,29 +387,105 @@ class NoDriverTest(StorageTestCase):
                 self.drivers.hardware(guest),
             )
 
-    def test_drivers_of_windows_itself_must_start_at_boot(self):
-        tree = {f'{SYSTEM}\\intelide': service(3, 'intelide')}
-        guest = self.guest(tree)
-        checks = self.checks()
-        (found, *_rest) = self.diagnose(guest, checks)
-        self.assertEqual(
-            ('windows.storage-driver', f'{SYSTEM}\\intelide'),
-            (found.id, found.subject),
-        )
-        _changes, again = self.repair(guest, checks)
-        self.assertNotIn('windows.storage-driver', [i.id for i in again])
-
-    def test_windows_without_its_own_driver(self):
-        guest = self.guest()
-        del guest.files[f'/sda2/{DRIVERS}/atapi.sys']
-        (found, *_rest) = self.diagnose(guest, self.checks())
-        self.assertEqual(('windows.storage-driver', 'atapi'),
-                         (found.id, found.subject))  # fmt: skip
-        self.assertIsNone(found.repair)
-
     def test_emulated_bus_that_was_asked_for_is_no_fallback(self):
         found = self.diagnose(self.guest(), self.checks(disk_bus='ide'))
         self.assertNotIn('windows.fallback-bus', [i.id for i in found])
+
+
+class InboxTest(StorageTestCase):
+    """The emulated disk of a Windows without virtio drivers."""
+
+    def mended(self, guest, **request):
+        """The one finding, once it has been repaired."""
+        checks = self.checks(**request)
+        (found,) = [
+            item
+            for item in self.diagnose(guest, checks)
+            if item.id == 'windows.inbox-driver'
+        ]
+        self.assertIs(model.Severity.BLOCKER, found.severity)
+        changes, again = self.repair(guest, checks)
+        self.assertNotIn('windows.inbox-driver', [i.id for i in again])
+        self.assertTrue(changes)
+        return found
+
+    def test_driver_that_does_not_start_at_boot(self):
+        tree = {f'{SYSTEM}\\intelide': service(3, 'intelide')}
+        found = self.mended(self.guest(tree))
+        self.assertIn('Services\\intelide, value Start is 3', found.evidence)
+
+    def test_id_that_leads_nowhere(self):
+        for bus, name, driver in (
+            ('ide', 'pci#ven_8086&dev_7010', 'intelide'),
+            ('sata', 'pci#cc_010601', 'msahci'),
+        ):
+            guest = self.guest({f'{CDD}\\{name}': []})
+            found = self.mended(guest, disk_bus=bus)
+            self.assertIn('CriticalDeviceDatabase', found.evidence)
+            tree = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+            values = {
+                value.name: value.text for value in tree[f'{CDD}\\{name}']
+            }
+            self.assertEqual(
+                {
+                    'Service': driver,
+                    # devguid.h: GUID_DEVCLASS_HDC.
+                    'ClassGUID': '{4d36e96a-e325-11ce-bfc1-08002be10318}',
+                },
+                values,
+            )
+
+    def test_database_that_is_switched_off(self):
+        tree = {'ControlSet001\\Control\\Pnp': [VALUE.dword('DisableCDDB', 1)]}
+        found = self.mended(self.guest(tree))
+        self.assertIn('DisableCDDB', found.evidence)
+
+    def test_only_1_switches_it_off(self):
+        tree = {'ControlSet001\\Control\\Pnp': [VALUE.dword('DisableCDDB', 0)]}
+        found = self.diagnose(self.guest(tree), self.checks())
+        self.assertNotIn('windows.inbox-driver', [i.id for i in found])
+
+    def test_driver_that_is_not_there(self):
+        guest = self.guest()
+        del guest.files[f'/sda2/{DRIVERS}/atapi.sys']
+        (found, *_rest) = self.diagnose(guest, self.checks())
+        self.assertEqual('windows.inbox-driver', found.id)
+        self.assertIn('atapi', found.evidence)
+        self.assertIsNone(found.repair)
+
+    def modern(self, *ids):
+        tree = {
+            f'{SYSTEM}\\storahci': service(0, 'storahci'),
+            'DriverDatabase\\DeviceIds': [],
+        }
+        for item in ids:
+            tree[f'DriverDatabase\\DeviceIds\\PCI\\{item}'] = [
+                VALUE.binary('mshdc.inf', b'\x01\xff\x00\x00')
+            ]
+        files = {f'{DRIVERS}/storahci.sys': program()}
+        guest = self.guest(tree, files=files, major=10, minor=0)
+        guest.hive('/dev/sda2', f'{CONFIG}/SOFTWARE')[
+            'Microsoft\\Windows NT\\CurrentVersion'
+        ] = [
+            VALUE.sz('CurrentVersion', '6.3'),
+            VALUE.dword('CurrentMajorVersionNumber', 10),
+            VALUE.dword('CurrentMinorVersionNumber', 0),
+            VALUE.sz('CurrentBuildNumber', '17763'),
+        ]
+        return guest
+
+    def test_driver_database(self):
+        guest = self.modern('VEN_8086&DEV_7010', 'CC_010601')
+        for bus in ('ide', 'sata'):
+            found = self.diagnose(guest, self.checks(disk_bus=bus))
+            self.assertNotIn('windows.inbox-driver', [i.id for i in found])
+
+    def test_driver_database_without_the_id_is_not_mended(self):
+        guest = self.modern('VEN_8086&DEV_7010')
+        (found, *_rest) = self.diagnose(guest, self.checks(disk_bus='sata'))
+        self.assertEqual('windows.inbox-driver', found.id)
+        self.assertIsNone(found.repair)
+        self.assertIn('0x7B', found.loss)
 
 
 class InjectionTest(StorageTestCase):
