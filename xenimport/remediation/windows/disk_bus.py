@@ -30,6 +30,7 @@ from xenimport import model
 from xenimport.remediation import base
 from xenimport.remediation.windows import boot
 from xenimport.remediation.windows import driver_signature
+from xenimport.remediation.windows import injection
 from xenimport.remediation.windows import services
 from xenimport.remediation.windows import system
 from xenimport.remediation.windows import virtio_package
@@ -154,6 +155,7 @@ class Drivers:
                 f'{package.service.binary} of {package.origin} is not for '
                 f'{release.architecture}'
             )
+        problem = problem or injection.unfit(guest, package)
         return Driver(name, None, package, verdict, problem)
 
     def _installed(

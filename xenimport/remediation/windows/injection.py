@@ -108,6 +108,38 @@ def is_installed(
     )
 
 
+def unfit(guest: guest_room.Guest, package: virtio_package.Package) -> str:
+    """Why a package cannot be installed as a whole, '' where it can.
+
+    Windows 7 binds a disk before Plug and Play runs, and nothing else: how
+    it would find another driver whose package it did not stage itself is
+    not known.
+    """
+    if _database(guest, package) is not None or _is_boot_class(package):
+        return ''
+    return (
+        f'{package.driver} cannot be installed from outside: the guest has '
+        f'no driver database for the class {package.class_name}'
+    )
+
+
+def _is_boot_class(package: virtio_package.Package) -> bool:
+    return package.class_name.upper() in _BOOT_CLASSES
+
+
+def _database(
+    guest: guest_room.Guest, package: virtio_package.Package
+) -> registry.Hive | None:
+    """The hive whose driver database the package goes into."""
+    hive = system.system_hive(guest)
+    if hive.key(DATABASE) is None:
+        return None
+    if _is_boot_class(package):
+        return hive
+    drivers = system.drivers_hive(guest)
+    return drivers if drivers and drivers.key(DATABASE) else None
+
+
 class Injector:
     """Installs packages.
 
@@ -132,10 +164,10 @@ class Injector:
         edits: list[registry.Edit] = []
         for control_set in system.control_sets(self._guest):
             edits += self._service(control_set, package, published)
-        hive = self._database(package)
+        hive = _database(self._guest, package)
         if hive is not None:
             edits += _Database(hive, package, published).write()
-        elif self._is_boot_class(package):
+        else:
             for control_set in system.control_sets(self._guest):
                 edits += self._critical(control_set, package)
         changes += [
@@ -143,20 +175,6 @@ class Injector:
             for edit in edits
         ]
         return changes
-
-    def _is_boot_class(self, package: virtio_package.Package) -> bool:
-        return package.class_name.upper() in _BOOT_CLASSES
-
-    def _database(
-        self, package: virtio_package.Package
-    ) -> registry.Hive | None:
-        """The hive whose driver database the package goes into."""
-        if self._hive.key(DATABASE) is None:
-            return None
-        if self._is_boot_class(package):
-            return self._hive
-        hive = system.drivers_hive(self._guest)
-        return hive if hive and hive.key(DATABASE) else None
 
     def _published(self, package: virtio_package.Package) -> str:
         """The name it has already, or the first that is free."""

@@ -70,7 +70,7 @@ def package(name='viostor', machine=0x8664):
     return virtio_package.Package(
         name,
         f'{name}.inf',
-        {f'{name}.inf': b'inf', f'{name}.sys': program(machine)},
+        {f'{name}.inf': name.encode(), f'{name}.sys': program(machine)},
         'amd64',
         'Net' if name == 'netkvm' else 'SCSIAdapter',
         SCSI_ADAPTER,
@@ -164,6 +164,28 @@ class StorageTestCase(unittest.TestCase):
             file_systems={'/dev/sda1': 'vfat' if uefi else 'ntfs'},
             operating_system=windows_fakes.system(**system),
         )
+
+    def modern(self, *ids):
+        """Windows 10, with Windows' own SATA driver."""
+        tree = {
+            f'{SYSTEM}\\storahci': service(0, 'storahci'),
+            'DriverDatabase\\DeviceIds': [],
+        }
+        for item in ids:
+            tree[f'DriverDatabase\\DeviceIds\\PCI\\{item}'] = [
+                VALUE.binary('mshdc.inf', b'\x01\xff\x00\x00')
+            ]
+        files = {f'{DRIVERS}/storahci.sys': program()}
+        guest = self.guest(tree, files=files, major=10, minor=0)
+        guest.hive('/dev/sda2', f'{CONFIG}/SOFTWARE')[
+            'Microsoft\\Windows NT\\CurrentVersion'
+        ] = [
+            VALUE.sz('CurrentVersion', '6.3'),
+            VALUE.dword('CurrentMajorVersionNumber', 10),
+            VALUE.dword('CurrentMinorVersionNumber', 0),
+            VALUE.sz('CurrentBuildNumber', '17763'),
+        ]
+        return guest
 
     def vioscsi(self, start=0, ids=('1004', '1048')):
         """The driver installed: registry, and the file."""
@@ -453,27 +475,6 @@ class InboxTest(StorageTestCase):
         self.assertIn('atapi', found.evidence)
         self.assertIsNone(found.repair)
 
-    def modern(self, *ids):
-        tree = {
-            f'{SYSTEM}\\storahci': service(0, 'storahci'),
-            'DriverDatabase\\DeviceIds': [],
-        }
-        for item in ids:
-            tree[f'DriverDatabase\\DeviceIds\\PCI\\{item}'] = [
-                VALUE.binary('mshdc.inf', b'\x01\xff\x00\x00')
-            ]
-        files = {f'{DRIVERS}/storahci.sys': program()}
-        guest = self.guest(tree, files=files, major=10, minor=0)
-        guest.hive('/dev/sda2', f'{CONFIG}/SOFTWARE')[
-            'Microsoft\\Windows NT\\CurrentVersion'
-        ] = [
-            VALUE.sz('CurrentVersion', '6.3'),
-            VALUE.dword('CurrentMajorVersionNumber', 10),
-            VALUE.dword('CurrentMinorVersionNumber', 0),
-            VALUE.sz('CurrentBuildNumber', '17763'),
-        ]
-        return guest
-
     def test_driver_database(self):
         guest = self.modern('VEN_8086&DEV_7010', 'CC_010601')
         for bus in ('ide', 'sata'):
@@ -489,7 +490,7 @@ class InboxTest(StorageTestCase):
 
 
 class InjectionTest(StorageTestCase):
-    def test_everything_that_there_is_gets_installed(self):
+    def test_windows_7_gets_both_disk_drivers(self):
         guest = self.guest()
         checks = self.checks('viostor', 'vioscsi', 'netkvm')
         found = self.diagnose(guest, checks)
@@ -501,23 +502,48 @@ class InjectionTest(StorageTestCase):
             ],
             ids(found),
         )
-        hardware = {'disk_bus': 'virtio', 'vif_model': 'virtio'}
+        # How it would find a network driver by itself is not known.
+        self.assertIsNone(found[-1].repair)
+        self.assertIn('no driver database', found[-1].evidence)
+        hardware = {'disk_bus': 'virtio', 'vif_model': 'e1000'}
         self.assertEqual(hardware, self.drivers.hardware(guest))
         changes, again = self.repair(guest, checks)
-        self.assertEqual([], ids(again))
+        self.assertEqual([('windows.virtio-drivers', 'netkvm')], ids(again))
         self.assertEqual(hardware, self.drivers.hardware(guest))
-        tree = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
-        start = {
-            name: registry.Key(
-                '', tuple(tree[f'{SYSTEM}\\{name}']), ()
-            ).number('Start')
-            for name in ('viostor', 'vioscsi', 'netkvm')
-        }
-        self.assertEqual({'viostor': 0, 'vioscsi': 0, 'netkvm': 3}, start)
+        self.assertEqual({'viostor': 0, 'vioscsi': 0}, self.starts(guest))
         self.assertIn(
             f'\\{DRIVERS}/viostor.sys'.replace('/', '\\'),
             [change.path for change in changes],
         )
+
+    def test_windows_10_gets_everything(self):
+        guest = self.modern('CC_010601')
+        guest.put_hive(
+            '/dev/sda2',
+            f'{CONFIG}/DRIVERS',
+            {'DriverDatabase\\DriverInfFiles': []},
+        )
+        checks = self.checks('viostor', 'vioscsi', 'netkvm')
+        hardware = {'disk_bus': 'virtio', 'vif_model': 'virtio'}
+        self.diagnose(guest, checks)
+        self.assertEqual(hardware, self.drivers.hardware(guest))
+        _changes, again = self.repair(guest, checks)
+        self.assertEqual([], ids(again))
+        self.assertEqual(hardware, self.drivers.hardware(guest))
+        self.assertEqual(
+            {'viostor': 0, 'vioscsi': 0, 'netkvm': 3}, self.starts(guest)
+        )
+
+    def starts(self, guest):
+        """Start of each virtio driver that there is."""
+        tree = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        found = {}
+        for name in ('viostor', 'vioscsi', 'netkvm'):
+            values = tree.get(f'{SYSTEM}\\{name}')
+            if values is not None:
+                key = registry.Key('', tuple(values), ())
+                found[name] = key.number('Start')
+        return found
 
     def test_installed_scsi_gives_way_to_virtio_that_can_be_installed(self):
         guest = self.guest(self.vioscsi(), files=FOUNDING)
