@@ -37,13 +37,16 @@ from xenimport.remediation.windows import virtio_package
 DATABASE = 'DriverDatabase'
 CRITICAL = 'Control\\CriticalDeviceDatabase'
 CATALOGS = 'Windows/System32/CatRoot/{F750E6C3-38EE-11D1-85E5-00C04FC295EE}'
-#: What a hardware id leads to: a third party's INF, of any rank (measured:
-#: 3256 of 3258 entries of genuine hives).
+#: What a hardware id leads to: a third party's INF, of any rank. Measured
+#: in genuine hives; virtio_package.Model.match says what else there is.
 MATCH = b'\x01\xff\x00\x00'
 #: SignerScore of a driver that Microsoft signed, as in the genuine hive.
 _WHQL = 0x0D000005
 _STATUS = 0x112
+#: ConfigScope of what sets values of a service, and of a device as well
+#: (measured).
 _SCOPE = 5
+_DEVICE_SCOPE = 7
 #: The classes whose packages stand in the SYSTEM hive: what boots. The
 #: others' stand in a hive of their own (a guess, for want of a real one).
 _BOOT_CLASSES = frozenset(('SCSIADAPTER', 'HDC', 'SYSTEM'))
@@ -200,8 +203,9 @@ class Injector:
         """The package's files, each where Windows has it."""
         binary = package.service.binary
         places = {f'{system.DRIVERS}/{binary}': package.binary}
+        directory = self._stored(package, published)
         for name, data in package.files.items():
-            stored = f'{driver_packages.STORE}/{self._stored(package)}'
+            stored = f'{driver_packages.STORE}/{directory}'
             places[f'{stored}/{name}'] = data
         places[f'{driver_packages.INF}/{published}'] = package.files[
             package.inf_name
@@ -213,7 +217,16 @@ class Injector:
             if not self._holds(path, data):
                 before = self._volume.size(path)
                 self._volume.write(path, data)
-                yield self._written(path, before, data, package, reason)
+                yield model.Change(
+                    self._finding,
+                    self._volume.device,
+                    '\\' + path.replace('/', '\\'),
+                    before='absent' if before is None else f'{before} bytes',
+                    after=f'{len(data)} bytes, from {package.origin}',
+                    reason=reason,
+                    undo='in Windows run "pnputil /delete-driver '
+                    f'{published} /uninstall"',
+                )
 
     def _holds(self, path: str, data: bytes) -> bool:
         return (
@@ -221,27 +234,11 @@ class Injector:
             and self._volume.read(path) == data
         )
 
-    def _written(
-        self,
-        path: str,
-        before: int | None,
-        data: bytes,
-        package: virtio_package.Package,
-        reason: str,
-    ) -> model.Change:
-        return model.Change(
-            self._finding,
-            self._volume.device,
-            '\\' + path.replace('/', '\\'),
-            before='absent' if before is None else f'{before} bytes',
-            after=f'{len(data)} bytes, from {package.origin}',
-            reason=reason,
-            undo='in Windows run "pnputil /delete-driver '
-            f'{self._published(package)} /uninstall"',
-        )
-
-    def _stored(self, package: virtio_package.Package) -> str:
-        """Its directory in the driver store."""
+    def _stored(self, package: virtio_package.Package, published: str) -> str:
+        """Its directory in the driver store, the one it has already first."""
+        for hive in driver_packages.databases(self._guest):
+            for name, _ in driver_packages.stored_names(hive, published):
+                return name
         if self._hive.key(DATABASE) is None:
             # Windows 7 says of each package which language it is for.
             head, _, digest = package.stored.rpartition('_')
@@ -268,7 +265,9 @@ class Injector:
             values.append(registry.Value.sz('Group', service.group))
         if service.display_name:
             values.append(
-                registry.Value.sz('DisplayName', service.display_name)
+                registry.Value.sz(
+                    'DisplayName', _display_name(service, published)
+                )
             )
         if self._hive.key(DATABASE) is not None:
             values.append(registry.Value.multi_sz('Owners', [published]))
@@ -323,6 +322,18 @@ def bind_critical(
     ) + hive.set_value(path, registry.Value.sz('ClassGUID', class_guid))
 
 
+def _display_name(service: virtio_package.Service, published: str) -> str:
+    """As Windows writes it: where the text is, and the text."""
+    if service.display_name.startswith('%'):
+        return f'@{published},{service.display_name};{service.display_text}'
+    return service.display_name
+
+
+def _lower_tokens(text: str) -> str:
+    """Tokens are in lower case in a driver database (measured)."""
+    return text.lower() if text.startswith('%') else text
+
+
 def _join(path: str, key: str) -> str:
     return f'{path}\\{key}' if key else path
 
@@ -358,6 +369,8 @@ class _Database:
         package: virtio_package.Package,
         published: str,
     ) -> None:
+        known = driver_packages.stored_names(hive, published)
+        self._stored = next((name for name, _ in known), package.stored)
         self._hive = hive
         self._package = package
         self._published = published
@@ -369,6 +382,7 @@ class _Database:
         self._description()
         self._configurations()
         self._ids()
+        self._strings()
         self._mark_number()
         return self._edits
 
@@ -377,7 +391,7 @@ class _Database:
 
     def _inf_file(self) -> None:
         path = f'DriverInfFiles\\{self._published}'
-        stored = self._package.stored
+        stored = self._stored
         self._set(path, registry.Value.multi_sz('', [stored]))
         self._set(path, registry.Value.sz('Active', stored))
         self._set(
@@ -391,7 +405,7 @@ class _Database:
 
     def _description(self) -> None:
         package = self._package
-        path = f'DriverPackages\\{package.stored}'
+        path = f'DriverPackages\\{self._stored}'
         for value in (
             registry.Value.sz('', self._published),
             registry.Value.binary('Version', package.version_data()),
@@ -407,10 +421,11 @@ class _Database:
     def _configurations(self) -> None:
         package = self._package
         for section in self._sections():
-            path = f'DriverPackages\\{package.stored}\\Configurations\\'
+            path = f'DriverPackages\\{self._stored}\\Configurations\\'
             path += section
             self._set(path, registry.Value.sz('Service', package.service.name))
-            self._set(path, registry.Value.dword('ConfigScope', _SCOPE))
+            scope = _DEVICE_SCOPE if package.device_settings else _SCOPE
+            self._set(path, registry.Value.dword('ConfigScope', scope))
             self._set(path, registry.Value.dword('ConfigFlags', 0))
             for setting in package.device_settings:
                 self._set(_join(f'{path}\\Device', setting.key), setting.value)
@@ -433,20 +448,32 @@ class _Database:
             bus, _, device = hardware_id.partition('\\')
             self._set(
                 f'DeviceIds\\{bus}\\{device}',
-                registry.Value.binary(self._published, MATCH),
+                registry.Value.binary(
+                    self._published,
+                    model_of.match
+                    if model_of.hardware_id == hardware_id
+                    else MATCH,
+                ),
             )
-            path = f'DriverPackages\\{self._package.stored}\\Descriptors\\'
+            path = f'DriverPackages\\{self._stored}\\Descriptors\\'
             path += f'{bus}\\{device}'
             for name, text in (
                 ('Configuration', model_of.section),
-                ('Description', model_of.description),
-                ('Manufacturer', model_of.manufacturer),
+                ('Description', _lower_tokens(model_of.description)),
+                ('Manufacturer', _lower_tokens(model_of.manufacturer)),
             ):
                 self._set(path, registry.Value.sz(name, text))
         self._set(
             f'DeviceIds\\{self._package.class_guid}',
             registry.Value(self._published, registry.NONE, b''),
         )
+
+    def _strings(self) -> None:
+        for token, text in self._package.strings:
+            self._set(
+                f'DriverPackages\\{self._stored}\\Strings',
+                registry.Value.sz(token, text),
+            )
 
     def _mark_number(self) -> None:
         """Set the bit of the number that the package is published as."""

@@ -40,6 +40,10 @@ _DECORATED = re.compile(
     r'NT(?P<arch>[A-Z0-9]*?)(?:\.(?P<major>\d+)(?:\.(?P<minor>\d+))?'
     r'(?:\.[0-9.]*)?)?'
 )
+#: Names that become keys and files: nothing that leads elsewhere.
+_NAME = re.compile(r'[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,200}')
+_NAME_LIMIT = 200
+_TOKENS = re.compile('%([^%]+)%')
 _PCI = re.compile(r'PCI\\[A-Z0-9_&]{1,190}')
 #: Bits of an AddReg line's flags, setupapi.h: the type of a value.
 _TYPES = {
@@ -71,12 +75,17 @@ class Model:
 
     :ivar hardware_id: ``PCI\\VEN_1AF4&DEV_1001``, upper case
     :ivar section: the install section's name without its decoration
+    :ivar description: and ``manufacturer``, with ``%tokens%`` as they are
+    :ivar match: what a driver database has for the id (measured in a
+        genuine hive): 1 for a hardware id, 2 for a compatible one, and
+        the place of that one on its line
     """
 
     hardware_id: str
     section: str
     description: str
     manufacturer: str
+    match: bytes = b'\x01\xff\0\0'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +93,8 @@ class Service:
     """The service that the INF adds.
 
     :ivar binary: the file's name, which stands in System32\\drivers
+    :ivar display_name: with the ``%token%`` as it is in the INF
+    :ivar display_text: what that stands for
     :ivar settings: below the service's key
     """
 
@@ -95,6 +106,7 @@ class Service:
     display_name: str
     binary: str
     settings: tuple[Setting, ...]
+    display_text: str = ''
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +116,7 @@ class Package:
     :ivar driver: ``viostor``, ``vioscsi``, ``netkvm``
     :ivar files: bytes by name: INF, binary, catalog and what else the INF
         installs
+    :ivar strings: what the models' tokens stand for, lower case
     :ivar origin: where it was found, for messages
     """
 
@@ -121,6 +134,7 @@ class Package:
     service: Service
     device_settings: tuple[Setting, ...]
     origin: str
+    strings: tuple[tuple[str, str], ...] = ()
 
     @property
     def binary(self) -> bytes:
@@ -226,8 +240,9 @@ class _Reader:
             catalog,
             models,
             service,
-            tuple(self._settings(f'{section}', '.HW')),
+            tuple(self._settings(section, '.HW')),
             self._origin,
+            self._strings(models),
         )
 
     def _installed(self, service: Service, catalog: str) -> dict[str, bytes]:
@@ -238,7 +253,7 @@ class _Reader:
             real = self._names.get(name.upper())
             if real is None and name == service.binary:
                 raise InvalidPackageError(f'{name} is not there')
-            if real is not None and '/' not in name and '\\' not in name:
+            if real is not None and _NAME.fullmatch(name):
                 found[name] = self._files[real]
         real = self._names.get(catalog.upper())
         if real is not None:
@@ -251,7 +266,7 @@ class _Reader:
         name = self._inf.value('Version', special) or self._inf.value(
             'Version', 'CatalogFile'
         )
-        return name if '/' not in name and '\\' not in name else ''
+        return name if _NAME.fullmatch(name) else ''
 
     def _driver_version(
         self,
@@ -271,19 +286,31 @@ class _Reader:
             if not line.values:
                 continue
             section = self._models_section(line.values)
-            maker = self._inf.expand(line.key)
+            maker = inf.printable(line.key)[:_NAME_LIMIT]
             for entry in self._inf.lines(section):
                 if len(entry.values) < 2:
                     continue
-                for text in entry.values[1:_ENTRIES_LIMIT]:
+                for at, text in enumerate(entry.values[1:_ENTRIES_LIMIT]):
                     hardware_id = text.upper()
                     if _PCI.fullmatch(hardware_id):
                         yield Model(
                             hardware_id,
-                            entry.values[0],
-                            self._inf.expand(entry.key),
+                            _checked(entry.values[0]),
+                            inf.printable(entry.key)[:_NAME_LIMIT],
                             maker,
+                            _match(at),
                         )
+
+    def _strings(
+        self, models: tuple[Model, ...]
+    ) -> tuple[tuple[str, str], ...]:
+        """The tokens that models use, each with its text."""
+        found: dict[str, str] = {}
+        for item in models:
+            for text in (item.manufacturer, item.description):
+                for token in _TOKENS.findall(text):
+                    found[token.lower()] = self._inf.expand(f'%{token}%')
+        return tuple(found.items())
 
     def _models_section(self, values: tuple[str, ...]) -> str:
         """The most special section of models that this Windows takes."""
@@ -332,15 +359,23 @@ class _Reader:
                 f'{self._inf_name} adds the service {name!r} without a driver'
             )
         return Service(
-            name,
+            _checked(name),
             _number(value('ServiceType')),
             _number(value('StartType')),
             _number(value('ErrorControl')),
             value('LoadOrderGroup'),
-            value('DisplayName'),
-            binary,
+            self._plain(section, 'DisplayName'),
+            _checked(binary),
             tuple(self._added(section)),
+            value('DisplayName'),
         )
+
+    def _plain(self, section: str, key: str) -> str:
+        """A value with its tokens as they are."""
+        for line in self._inf.lines(section):
+            if line.key.upper() == key.upper() and line.values:
+                return inf.printable(line.values[0])[:_NAME_LIMIT]
+        return ''
 
     def _settings(self, section: str, suffix: str) -> Iterator[Setting]:
         found = self._section(section, suffix)
@@ -384,6 +419,23 @@ def _value(name: str, flags: int, data: list[str]) -> registry.Value | None:
             name, bytes(_number(f'0x{item}') & 0xFF for item in data)
         )
     return None
+
+
+def _checked(name: str) -> str:
+    """A name that becomes a key or a file in the guest.
+
+    :raises InvalidPackageError: if it would be somewhere else
+    """
+    if not _NAME.fullmatch(name):
+        raise InvalidPackageError(
+            f'{inf.printable(name)[:_NAME_LIMIT]!r} is no name'
+        )
+    return name
+
+
+def _match(at: int) -> bytes:
+    """What a driver database has for the id at a place of its line."""
+    return bytes((2, 0xFF, at - 1, 0)) if at else b'\x01\xff\0\0'
 
 
 def _date(text: str) -> datetime.date | None:

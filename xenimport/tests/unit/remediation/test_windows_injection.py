@@ -16,7 +16,9 @@
 import unittest
 
 from xenimport.guest import registry
+from xenimport.remediation.windows import driver_packages
 from xenimport.remediation.windows import injection
+from xenimport.remediation.windows import package_removal
 from xenimport.remediation.windows import system
 from xenimport.remediation.windows import virtio_package
 from xenimport.tests.unit.remediation import windows_fakes
@@ -116,3 +118,228 @@ class ModernWindowsTest(unittest.TestCase):
     def test_second_time_changes_nothing(self):
         self.assertNotEqual([], self.inject())
         self.assertEqual([], self.inject())
+
+    def test_ids_and_texts_are_as_windows_writes_them(self):
+        """As measured in a genuine Windows 10 hive, package vmci.inf."""
+        self.inject()
+        tree = self.guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        ids = 'DriverDatabase\\DeviceIds\\PCI\\VEN_1AF4&DEV_1001'
+        self.assertEqual(
+            [VALUE.binary('oem2.inf', b'\x01\xff\x00\x00')],
+            tree[f'{ids}&SUBSYS_00021AF4&REV_00'],
+        )
+        # The second id of an INF's line is a compatible one.
+        self.assertEqual(
+            [VALUE.binary('oem2.inf', b'\x02\xff\x00\x00')], tree[ids]
+        )
+        package = f'DriverDatabase\\DriverPackages\\{self.package.stored}'
+        self.assertEqual(
+            [
+                VALUE.sz('Configuration', 'viostor_inst'),
+                VALUE.sz('Description', '%device_desc%'),
+                VALUE.sz('Manufacturer', '%vendor%'),
+            ],
+            tree[f'{package}\\Descriptors\\PCI\\VEN_1AF4&DEV_1001'],
+        )
+        self.assertEqual(
+            {
+                'vendor': 'Red Hat, Inc.',
+                'device_desc': 'Red Hat VirtIO viostor device',
+            },
+            {item.name: item.text for item in tree[f'{package}\\Strings']},
+        )
+        self.assertIn(
+            VALUE.sz(
+                'DisplayName',
+                '@oem2.inf,%SERVICE_DESC%;Red Hat VirtIO viostor Service',
+            ),
+            tree['ControlSet001\\Services\\viostor'],
+        )
+
+    def test_network_goes_into_the_hive_of_drivers(self):
+        self.guest.put_hive(
+            '/dev/sda2', f'{CONFIG}/DRIVERS', {'DriverDatabase': []}
+        )
+        package = virtio_package.read(
+            'netkvm',
+            'netkvm.inf',
+            {
+                'netkvm.inf': windows_drivers.inf('netkvm'),
+                'netkvm.sys': windows_drivers.program(),
+            },
+            TEN,
+            'here',
+        )
+        injection.Injector(self.guest, 'windows.virtio-drivers').inject(
+            package, 'a reason'
+        )
+        self.guest.commit()
+        drivers = self.guest.hive('/dev/sda2', f'{CONFIG}/DRIVERS')
+        self.assertIn(
+            VALUE.sz('Service', 'netkvm'),
+            drivers[
+                f'DriverDatabase\\DriverPackages\\{package.stored}'
+                '\\Configurations\\netkvm_inst'
+            ],
+        )
+        tree = self.guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        self.assertIn(
+            VALUE.dword('Start', 3), tree['ControlSet001\\Services\\netkvm']
+        )
+        self.assertFalse(
+            [path for path in tree if path.startswith('DriverDatabase\\')]
+        )
+
+    def test_package_that_windows_staged_keeps_its_place(self):
+        """Windows' own name for the store has another digest."""
+        own = 'viostor.inf_amd64_0123456789abcdef'
+        self.guest.files['/sda2/Windows/INF/oem1.inf'] = FILES['viostor.inf']
+        tree = self.guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        infs = 'DriverDatabase\\DriverInfFiles'
+        packages = 'DriverDatabase\\DriverPackages'
+        tree.update(
+            {
+                infs: [],
+                f'{infs}\\oem1.inf': [VALUE.multi_sz('', [own])],
+                packages: [],
+                f'{packages}\\{own}': [VALUE.sz('', 'oem1.inf')],
+            }
+        )
+        self.inject()
+        self.assertEqual(
+            {own},
+            {
+                path.split('\\')[2]
+                for path in tree
+                if path.startswith(f'{packages}\\')
+            },
+        )
+        self.assertIn(f'/sda2/{STORE}/{own}/viostor.sys', self.guest.files)
+        self.assertNotIn('/sda2/Windows/INF/oem2.inf', self.guest.files)
+
+    def test_package_is_listed_and_can_be_removed(self):
+        before = {
+            path: list(values)
+            for path, values in self.guest.hive(
+                '/dev/sda2', f'{CONFIG}/SYSTEM'
+            ).items()
+        }
+        self.guest.put_hive('/dev/sda2', f'{CONFIG}/SOFTWARE', {})
+        files = dict(self.guest.files)
+        self.inject()
+        packages = driver_packages.packages(self.guest)
+        (found,) = (p for p in packages if p.published == 'oem2.inf')
+        self.assertEqual(
+            (
+                'viostor.inf',
+                'SCSIAdapter',
+                'Red Hat, Inc.',
+                '8/19/2024',
+                '100.95.104.26200',
+            ),
+            (
+                found.original,
+                found.class_name,
+                found.provider,
+                found.date,
+                found.version,
+            ),
+        )
+        package_removal.Remover(self.guest, 'windows.xen-packages').remove(
+            [found], packages
+        )
+        self.guest.commit()
+        tree = self.guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        self.assertEqual(
+            before['DriverDatabase'][0].data, tree['DriverDatabase'][0].data
+        )
+        left = [p for p in tree if p.startswith('DriverDatabase\\')]
+        for path in left:
+            with self.subTest(path):
+                self.assertEqual([], tree[path])
+                self.assertNotIn('oem2', path)
+                self.assertNotIn('viostor', path)
+        # The driver stays: it has no name of Xen's, nor has its service.
+        files['/sda2/Windows/System32/drivers/viostor.sys'] = FILES[
+            'viostor.sys'
+        ]
+        self.assertEqual(files, self.guest.files)
+
+
+class SevenTest(unittest.TestCase):
+    """Windows 7 binds by CriticalDeviceDatabase, in either architecture."""
+
+    def guest(self, arch):
+        return windows_fakes.FakeWindows(
+            {},
+            {
+                '/dev/sda2': {
+                    f'{CONFIG}/SYSTEM': {
+                        'Select': [
+                            VALUE.dword('Current', 1),
+                            VALUE.dword('Default', 1),
+                        ],
+                        'ControlSet001\\Services': [],
+                    }
+                }
+            },
+            operating_system=windows_fakes.system(architecture=arch),
+        )
+
+    def test_disk_is_bound_before_plug_and_play(self):
+        for arch, name in (('x86_64', 'amd64'), ('i386', 'x86')):
+            with self.subTest(name):
+                guest = self.guest(arch)
+                package = virtio_package.read(
+                    'viostor',
+                    'viostor.inf',
+                    {
+                        **FILES,
+                        'viostor.inf': windows_drivers.inf('viostor', name),
+                    },
+                    system.Release(6, 1, 7601, False, name, 'Windows 7'),
+                    'here',
+                )
+                injector = injection.Injector(guest, 'windows.storage-driver')
+                injector.inject(package, 'a reason')
+                guest.commit()
+                tree = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+                path = (
+                    'ControlSet001\\Control\\CriticalDeviceDatabase\\'
+                    'pci#ven_1af4&dev_1042'
+                )
+                self.assertIn(VALUE.sz('Service', 'viostor'), tree[path])
+                stored = [
+                    path
+                    for path in guest.files
+                    if f'viostor.inf_{name}_neutral_' in path
+                ]
+                self.assertEqual(3, len(stored))
+                self.assertEqual([], injector.inject(package, 'a reason'))
+
+
+class HostilePackageTest(unittest.TestCase):
+    def test_names_that_lead_elsewhere(self):
+        whole = windows_drivers.inf('viostor').decode('utf-16')
+        for old, new in (
+            ('AddService = viostor', 'AddService = ..\\..\\Setup'),
+            ('= viostor_inst, PCI', '= a\\b, PCI'),
+            ('%12%\\viostor.sys', '%12%\\a:viostor.sys'),
+        ):
+            with self.subTest(new):
+                self.assertIn(old, whole)
+                text = whole.replace(old, new)
+                with self.assertRaisesRegex(
+                    virtio_package.InvalidPackageError, 'is no name'
+                ):
+                    virtio_package.read(
+                        'viostor',
+                        'viostor.inf',
+                        {
+                            **FILES,
+                            'a:viostor.sys': b'x',
+                            'viostor.inf': text.encode('utf-16'),
+                        },
+                        TEN,
+                        'here',
+                    )

@@ -17,6 +17,7 @@ import datetime
 import io
 import os
 import pathlib
+from random import Random
 import struct
 import tempfile
 import unittest
@@ -197,6 +198,53 @@ class IsoTest(CollectionTestCase):
                     self.open(path).package('viostor', TEN)
                 except exceptions.ConfigurationError as error:
                     self.assertTrue(error.id.startswith('virtio-win.'))
+
+    def plain(self, **kind):
+        """An ISO without Joliet: short names with a version each."""
+        iso = pycdlib.PyCdlib()
+        iso.new(**kind)
+        ridge = bool(kind.get('rock_ridge'))
+        place = ''
+        for name in ('viostor', 'w10', 'amd64'):
+            place += f'/{name.upper()}'
+            iso.add_directory(place, **({'rr_name': name} if ridge else {}))
+        for name, data in files().items():
+            iso.add_fp(
+                io.BytesIO(data),
+                len(data),
+                f'{place}/{name.upper()};1',
+                **({'rr_name': name} if ridge else {}),
+            )
+        path = self.root / 'plain.iso'
+        iso.write(str(path))
+        iso.close()
+        return path
+
+    def test_other_names_than_joliet(self):
+        for kind in ({}, {'rock_ridge': '1.09'}):
+            with self.subTest(kind):
+                found = self.open(self.plain(**kind)).package('viostor', TEN)
+                self.assertEqual(files()['viostor.sys'], found.binary)
+                self.assertEqual(b'catalog', found.catalog)
+                self.assertEqual('viostor.inf', found.inf_name)
+
+    def test_damaged_iso(self):
+        """Whatever stands in it, the error is one of ours."""
+        random = Random(4)
+        path = self.image(files())
+        whole = path.read_bytes()
+        # The volume descriptors, path tables and directories: the data of
+        # files is what is behind them.
+        for _ in range(60):
+            data = bytearray(whole)
+            for _ in range(random.randrange(1, 40)):
+                at = random.randrange(0x8000, min(0x12000, len(data)))
+                data[at] = random.randrange(256)
+            path.write_bytes(data)
+            try:
+                self.open(path).package('viostor', TEN)
+            except exceptions.ConfigurationError as error:
+                self.assertTrue(error.id.startswith('virtio-win.'))
 
 
 class PackageTest(unittest.TestCase):
