@@ -27,8 +27,9 @@ import dataclasses
 from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
+from xenimport.remediation.windows import driver_database
+from xenimport.remediation.windows import binding
 from xenimport.remediation.windows import disk_bus
-from xenimport.remediation.windows import injection
 from xenimport.remediation.windows import services
 from xenimport.remediation.windows import storage_driver
 from xenimport.remediation.windows import system
@@ -175,7 +176,7 @@ class InboxDriver(storage_driver.DriverCheck):
                 registry.Value.dword('Start', services.BOOT),
             )
         if not _is_bound(guest, control_set, controller):
-            edits += injection.bind_critical(
+            edits += binding.bind_critical(
                 hive,
                 control_set,
                 controller.ids[0],
@@ -198,7 +199,7 @@ def _controller(guest: guest_room.Guest, bus: str) -> _Controller:
 
 def _is_critical(guest: guest_room.Guest) -> bool:
     """Whether ids are bound by CriticalDeviceDatabase, as in Windows 7."""
-    return system.system_hive(guest).key(injection.DATABASE) is None
+    return system.system_hive(guest).key(driver_database.DATABASE) is None
 
 
 def _is_bound(
@@ -209,11 +210,13 @@ def _is_bound(
     for hardware_id in controller.ids:
         if _is_critical(guest):
             name = hardware_id.replace('\\', '#')
-            key = hive.key(f'{control_set}\\{injection.CRITICAL}\\{name}')
+            key = hive.key(f'{control_set}\\{binding.CRITICAL}\\{name}')
             if key is not None and key.text('Service'):
                 return True
         else:
-            key = hive.key(f'{injection.DATABASE}\\DeviceIds\\{hardware_id}')
+            key = hive.key(
+                f'{driver_database.DATABASE}\\DeviceIds\\{hardware_id}'
+            )
             if key is not None and key.values:
                 return True
     return False

@@ -29,86 +29,16 @@ from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
 from xenimport.remediation.windows import base
+from xenimport.remediation.windows import binding
+from xenimport.remediation.windows import driver_database
 from xenimport.remediation.windows import driver_packages
-from xenimport.remediation.windows import services
 from xenimport.remediation.windows import system
 from xenimport.remediation.windows import virtio_package
 
-DATABASE = 'DriverDatabase'
-CRITICAL = 'Control\\CriticalDeviceDatabase'
 CATALOGS = 'Windows/System32/CatRoot/{F750E6C3-38EE-11D1-85E5-00C04FC295EE}'
-#: What a hardware id leads to: a third party's INF, of any rank. Measured
-#: in genuine hives; virtio_package.Model.match says what else there is.
-MATCH = b'\x01\xff\x00\x00'
-#: SignerScore of a driver that Microsoft signed, as in the genuine hive.
-_WHQL = 0x0D000005
-_STATUS = 0x112
-#: ConfigScope of what sets values of a service, and of a device as well
-#: (measured).
-_SCOPE = 5
-_DEVICE_SCOPE = 7
 #: The classes whose packages stand in the SYSTEM hive: what boots. The
 #: others' stand in a hive of their own (a guess, for want of a real one).
 _BOOT_CLASSES = frozenset(('SCSIADAPTER', 'HDC', 'SYSTEM'))
-
-
-def bound_ids(
-    guest: guest_room.Guest, control_set: str, service: str
-) -> set[str]:
-    """The PCI ids, upper case, that lead to a service at boot."""
-    hive = system.system_hive(guest)
-    if hive.key(DATABASE) is None:
-        return set(_critical_ids(hive, control_set, service))
-    found = set()
-    infs: dict[str, bool] = {}
-    for key in hive.keys(f'{DATABASE}\\DeviceIds\\PCI'):
-        if not key.name.upper().startswith('VEN_1AF4&'):
-            continue
-        for value in key.values:
-            name = value.name.lower()
-            if name not in infs:
-                infs[name] = _leads_to(hive, name, service)
-            if infs[name]:
-                found.add(f'PCI\\{key.name.upper()}')
-    return found
-
-
-def _critical_ids(
-    hive: registry.Hive, control_set: str, service: str
-) -> Iterator[str]:
-    for key in hive.keys(f'{control_set}\\{CRITICAL}'):
-        if key.text('Service').upper() == service.upper():
-            yield key.name.upper().replace('#', '\\')
-
-
-def _leads_to(hive: registry.Hive, inf_name: str, service: str) -> bool:
-    """Whether a published INF's active package configures a service."""
-    key = hive.key(f'{DATABASE}\\DriverInfFiles\\{inf_name}')
-    if key is None:
-        return False
-    stored = key.text('Active') or key.text('')
-    place = f'{DATABASE}\\DriverPackages\\{stored}\\Configurations'
-    return bool(stored) and any(
-        item.text('Service').upper() == service.upper()
-        for item in hive.keys(place)
-    )
-
-
-def is_installed(
-    guest: guest_room.Guest, package: virtio_package.Package
-) -> bool:
-    """Whether the same driver is there with its service."""
-    volume = system.volume(guest)
-    path = f'{system.DRIVERS}/{package.service.binary}'
-    if volume.size(path) != len(package.binary):
-        return False
-    if volume.read(path) != package.binary:
-        return False
-    hive = system.system_hive(guest)
-    return all(
-        services.service(hive, name, package.service.name) is not None
-        for name in system.control_sets(guest)
-    )
 
 
 def unfit(guest: guest_room.Guest, package: virtio_package.Package) -> str:
@@ -135,12 +65,14 @@ def _database(
 ) -> registry.Hive | None:
     """The hive whose driver database the package goes into."""
     hive = system.system_hive(guest)
-    if hive.key(DATABASE) is None:
+    if hive.key(driver_database.DATABASE) is None:
         return None
     if _is_boot_class(package):
         return hive
     drivers = system.drivers_hive(guest)
-    return drivers if drivers and drivers.key(DATABASE) else None
+    return (
+        drivers if drivers and drivers.key(driver_database.DATABASE) else None
+    )
 
 
 class Injector:
@@ -169,7 +101,7 @@ class Injector:
             edits += self._service(control_set, package, published)
         hive = _database(self._guest, package)
         if hive is not None:
-            edits += _Database(hive, package, published).write()
+            edits += driver_database.Database(hive, package, published).write()
         else:
             for control_set in system.control_sets(self._guest):
                 edits += self._critical(control_set, package)
@@ -191,7 +123,9 @@ class Injector:
                 return name.lower()
             taken.add(number)
         for hive in driver_packages.databases(self._guest):
-            for key in hive.keys(f'{DATABASE}\\DriverInfFiles'):
+            for key in hive.keys(
+                f'{driver_database.DATABASE}\\DriverInfFiles'
+            ):
                 taken.add(_number(key.name))
             taken |= _numbers_in_use(hive)
         free = next(n for n in range(len(taken) + 1) if n not in taken)
@@ -239,7 +173,7 @@ class Injector:
         for hive in driver_packages.databases(self._guest):
             for name, _ in driver_packages.stored_names(hive, published):
                 return name
-        if self._hive.key(DATABASE) is None:
+        if self._hive.key(driver_database.DATABASE) is None:
             # Windows 7 says of each package which language it is for.
             head, _, digest = package.stored.rpartition('_')
             return f'{head}_neutral_{digest}'
@@ -269,14 +203,14 @@ class Injector:
                     'DisplayName', _display_name(service, published)
                 )
             )
-        if self._hive.key(DATABASE) is not None:
+        if self._hive.key(driver_database.DATABASE) is not None:
             values.append(registry.Value.multi_sz('Owners', [published]))
         edits: list[registry.Edit] = []
         for value in values:
             edits += self._hive.set_value(path, value)
         for setting in service.settings:
             edits += self._hive.set_value(
-                _join(path, setting.key), setting.value
+                driver_database.join(path, setting.key), setting.value
             )
         return edits
 
@@ -284,8 +218,8 @@ class Injector:
         self, control_set: str, package: virtio_package.Package
     ) -> list[registry.Edit]:
         edits: list[registry.Edit] = []
-        for hardware_id in hardware_ids(package):
-            edits += bind_critical(
+        for hardware_id in driver_database.hardware_ids(package):
+            edits += binding.bind_critical(
                 self._hive,
                 control_set,
                 hardware_id,
@@ -295,47 +229,11 @@ class Injector:
         return edits
 
 
-def hardware_ids(package: virtio_package.Package) -> list[str]:
-    """The ids of a package, each with its short form as well.
-
-    A device of any revision has the short one among its own ids.
-    """
-    found: dict[str, None] = {}
-    for item in package.models:
-        found[item.hardware_id] = None
-        found['&'.join(item.hardware_id.split('&')[:2])] = None
-    return list(found)
-
-
-def bind_critical(
-    hive: registry.Hive,
-    control_set: str,
-    hardware_id: str,
-    service: str,
-    class_guid: str,
-) -> list[registry.Edit]:
-    """Have a device of Windows 7 bound to a service at boot."""
-    name = hardware_id.lower().replace('\\', '#')
-    path = f'{control_set}\\{CRITICAL}\\{name}'
-    return hive.set_value(
-        path, registry.Value.sz('Service', service)
-    ) + hive.set_value(path, registry.Value.sz('ClassGUID', class_guid))
-
-
 def _display_name(service: virtio_package.Service, published: str) -> str:
     """As Windows writes it: where the text is, and the text."""
     if service.display_name.startswith('%'):
         return f'@{published},{service.display_name};{service.display_text}'
     return service.display_name
-
-
-def _lower_tokens(text: str) -> str:
-    """Tokens are in lower case in a driver database (measured)."""
-    return text.lower() if text.startswith('%') else text
-
-
-def _join(path: str, key: str) -> str:
-    return f'{path}\\{key}' if key else path
 
 
 def _number(name: str) -> int | None:
@@ -348,7 +246,7 @@ def _number(name: str) -> int | None:
 
 def _numbers_in_use(hive: registry.Hive) -> set[int]:
     """What OemInfMap says: a bit a number, the highest of a byte first."""
-    key = hive.key(DATABASE)
+    key = hive.key(driver_database.DATABASE)
     value = key.value('OemInfMap') if key else None
     if value is None:
         return set()
@@ -358,134 +256,3 @@ def _numbers_in_use(hive: registry.Hive) -> set[int]:
         for bit in range(8)
         if byte & (0x80 >> bit)
     }
-
-
-class _Database:
-    """The entries of one package in a driver database."""
-
-    def __init__(
-        self,
-        hive: registry.Hive,
-        package: virtio_package.Package,
-        published: str,
-    ) -> None:
-        known = driver_packages.stored_names(hive, published)
-        self._stored = next((name for name, _ in known), package.stored)
-        self._hive = hive
-        self._package = package
-        self._published = published
-        self._edits: list[registry.Edit] = []
-
-    def write(self) -> list[registry.Edit]:
-        """Stage the entries; gives what changed."""
-        self._inf_file()
-        self._description()
-        self._configurations()
-        self._ids()
-        self._strings()
-        self._mark_number()
-        return self._edits
-
-    def _set(self, path: str, value: registry.Value) -> None:
-        self._edits += self._hive.set_value(f'{DATABASE}\\{path}', value)
-
-    def _inf_file(self) -> None:
-        path = f'DriverInfFiles\\{self._published}'
-        stored = self._stored
-        self._set(path, registry.Value.multi_sz('', [stored]))
-        self._set(path, registry.Value.sz('Active', stored))
-        self._set(
-            path, registry.Value.multi_sz('Configurations', self._sections())
-        )
-
-    def _sections(self) -> list[str]:
-        return list(
-            dict.fromkeys(item.section for item in self._package.models)
-        )
-
-    def _description(self) -> None:
-        package = self._package
-        path = f'DriverPackages\\{self._stored}'
-        for value in (
-            registry.Value.sz('', self._published),
-            registry.Value.binary('Version', package.version_data()),
-            registry.Value.sz('Provider', package.provider),
-            registry.Value.sz('InfName', package.inf_name),
-            registry.Value.dword('SignerScore', _WHQL),
-            registry.Value.dword('StatusFlags', _STATUS),
-        ):
-            self._set(path, value)
-        if package.catalog_name:
-            self._set(path, registry.Value.sz('Catalog', package.catalog_name))
-
-    def _configurations(self) -> None:
-        package = self._package
-        for section in self._sections():
-            path = f'DriverPackages\\{self._stored}\\Configurations\\'
-            path += section
-            self._set(path, registry.Value.sz('Service', package.service.name))
-            scope = _DEVICE_SCOPE if package.device_settings else _SCOPE
-            self._set(path, registry.Value.dword('ConfigScope', scope))
-            self._set(path, registry.Value.dword('ConfigFlags', 0))
-            for setting in package.device_settings:
-                self._set(_join(f'{path}\\Device', setting.key), setting.value)
-            for setting in package.service.settings:
-                self._set(
-                    _join(
-                        f'{path}\\Services\\{package.service.name}',
-                        setting.key,
-                    ),
-                    setting.value,
-                )
-
-    def _ids(self) -> None:
-        sections = {
-            item.hardware_id: item for item in reversed(self._package.models)
-        }
-        first = self._package.models[0]
-        for hardware_id in hardware_ids(self._package):
-            model_of = sections.get(hardware_id, first)
-            bus, _, device = hardware_id.partition('\\')
-            self._set(
-                f'DeviceIds\\{bus}\\{device}',
-                registry.Value.binary(
-                    self._published,
-                    model_of.match
-                    if model_of.hardware_id == hardware_id
-                    else MATCH,
-                ),
-            )
-            path = f'DriverPackages\\{self._stored}\\Descriptors\\'
-            path += f'{bus}\\{device}'
-            for name, text in (
-                ('Configuration', model_of.section),
-                ('Description', _lower_tokens(model_of.description)),
-                ('Manufacturer', _lower_tokens(model_of.manufacturer)),
-            ):
-                self._set(path, registry.Value.sz(name, text))
-        self._set(
-            f'DeviceIds\\{self._package.class_guid}',
-            registry.Value(self._published, registry.NONE, b''),
-        )
-
-    def _strings(self) -> None:
-        for token, text in self._package.strings:
-            self._set(
-                f'DriverPackages\\{self._stored}\\Strings',
-                registry.Value.sz(token, text),
-            )
-
-    def _mark_number(self) -> None:
-        """Set the bit of the number that the package is published as."""
-        number = driver_packages.number(self._published)
-        key = self._hive.key(DATABASE)
-        old = key.value('OemInfMap') if key else None
-        data = bytearray(old.data if old else b'')
-        data += bytes(max(0, number // 8 + 1 - len(data)))
-        data[number // 8] |= 0x80 >> number % 8
-        self._set_map(bytes(data))
-
-    def _set_map(self, data: bytes) -> None:
-        self._edits += self._hive.set_value(
-            DATABASE, registry.Value.binary('OemInfMap', data)
-        )

@@ -29,6 +29,7 @@ from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
 from xenimport.remediation import base as remediation_base
+from xenimport.remediation.windows import driver_database
 from xenimport.remediation.windows import base
 from xenimport.remediation.windows import binding
 from xenimport.remediation.windows import disk_bus
@@ -136,7 +137,7 @@ class StorageDriver(DriverCheck):
         """
         hive = system.system_hive(guest)
         return (
-            hive.key(injection.DATABASE) is not None
+            hive.key(driver_database.DATABASE) is not None
             and binding.serving_package(hive, name) is None
         )
 
@@ -166,7 +167,7 @@ class StorageDriver(DriverCheck):
     def _unbound(
         self, guest: guest_room.Guest, control_set: str, name: str
     ) -> list[str]:
-        bound = injection.bound_ids(guest, control_set, name)
+        bound = binding.bound_ids(guest, control_set, name)
         return [
             wanted
             for wanted in IDS[name]
@@ -218,8 +219,8 @@ class StorageDriver(DriverCheck):
         hive = system.system_hive(guest)
         edits: list[registry.Edit] = []
         for hardware_id in self._unbound(guest, control_set, name):
-            if hive.key(injection.DATABASE) is None:
-                edits += injection.bind_critical(
+            if hive.key(driver_database.DATABASE) is None:
+                edits += binding.bind_critical(
                     hive, control_set, hardware_id, name, SCSI_ADAPTER
                 )
             else:
@@ -234,7 +235,7 @@ def pnp(control_set: str) -> str:
 def database_is_off(guest: guest_room.Guest, control_set: str) -> bool:
     """Whether Windows 7 is told to bind nothing before Plug and Play."""
     hive = system.system_hive(guest)
-    if hive.key(injection.DATABASE) is not None:
+    if hive.key(driver_database.DATABASE) is not None:
         return False
     key = hive.key(f'{control_set}\\Control\\Pnp')
     return key is not None and key.number('DisableCDDB') == 1
@@ -242,11 +243,13 @@ def database_is_off(guest: guest_room.Guest, control_set: str) -> bool:
 
 def database(guest: guest_room.Guest, control_set: str) -> str:
     hive = system.system_hive(guest)
-    if hive.key(injection.DATABASE) is None:
+    if hive.key(driver_database.DATABASE) is None:
         return system.full_name(
-            hive.name, f'{control_set}\\{injection.CRITICAL}'
+            hive.name, f'{control_set}\\{binding.CRITICAL}'
         )
-    return system.full_name(hive.name, f'{injection.DATABASE}\\DeviceIds')
+    return system.full_name(
+        hive.name, f'{driver_database.DATABASE}\\DeviceIds'
+    )
 
 
 class StorageSignature(DriverCheck):

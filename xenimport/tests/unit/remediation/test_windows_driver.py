@@ -65,7 +65,6 @@ class WindowsRemediationTest(unittest.TestCase):
         self.assertEqual({}, self.remediation.describe(guest))
         self.assertEqual({}, self.remediation.hardware(guest, fakes.request()))
 
-
     def test_damaged_hive_is_left_to_its_finding(self):
         guest = windows_fakes.FakeWindows()
         for name in ('SYSTEM', 'SOFTWARE'):
@@ -73,9 +72,7 @@ class WindowsRemediationTest(unittest.TestCase):
             guest.files[path] = b'no hive'
         self.remediation.checks(fakes.request())
         self.assertEqual({}, self.remediation.describe(guest))
-        self.assertEqual(
-            {}, self.remediation.hardware(guest, fakes.request())
-        )
+        self.assertEqual({}, self.remediation.hardware(guest, fakes.request()))
 
 
 class VirtioWinTest(unittest.TestCase):

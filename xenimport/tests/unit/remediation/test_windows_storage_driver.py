@@ -208,7 +208,9 @@ class StorageTestCase(unittest.TestCase):
             (disk_bus.driver_signature, 'verdict', verdict),
             (disk_bus.driver_signature, 'verdict_of', verdict),
         ):
-            patch = mock.patch.object(target, name, return_value=value)
+            patch = mock.patch.object(
+                target, name, autospec=True, return_value=value
+            )
             patch.start()
             self.addCleanup(patch.stop)
         return [
@@ -554,7 +556,9 @@ class InjectionTest(StorageTestCase):
         guest = self.guest()
         checks = self.checks('viostor')
         wrong = package('viostor', machine=0x14C)
-        with mock.patch.object(Source, 'package', return_value=wrong):
+        with mock.patch.object(
+            Source, 'package', autospec=True, return_value=wrong
+        ):
             self.diagnose(guest, checks)
             choice = self.drivers.choose(guest)
         self.assertEqual('ide', choice.bus)
