@@ -226,6 +226,13 @@ class Guest:
         status = self._status(path)
         return status is not None and stat.S_ISREG(status['st_mode'])
 
+    def file_size(self, path: str) -> int | None:
+        """Bytes in a regular file, None where there is none."""
+        status = self._status(path)
+        if status is None or not stat.S_ISREG(status['st_mode']):
+            return None
+        return status['st_size']
+
     def is_dir(self, path: str) -> bool:
         """A directory, symbolic links followed."""
         status = self._status(path)

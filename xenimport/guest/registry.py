@@ -462,6 +462,8 @@ class Registry:
         self.seconds = 0.0
         self._store = store
         self._hives: dict[tuple[str, str], Hive] = {}
+        #: Those that no file of the guest's was read for.
+        self._made: set[tuple[str, str]] = set()
         self._errors: dict[tuple[str, str], exceptions.GuestError] = {}
 
     def open(
@@ -499,6 +501,7 @@ class Registry:
         hive = self._store.create(volume, path, name)
         self._errors.pop(_key(volume, path), None)
         self._hives[_key(volume, path)] = hive
+        self._made.add(_key(volume, path))
         return hive
 
     @property
@@ -507,19 +510,25 @@ class Registry:
         return tuple(self._hives.values())
 
     def commit(self) -> None:
-        """Write every hive that has edits, and forget all hives.
+        """Write every hive that has edits, and read it anew afterwards.
 
         :raises GuestError: if one cannot be written, or what was written
             is not what was meant
         """
-        for hive in self._hives.values():
+        for place, hive in list(self._hives.items()):
             if hive.edits:
                 self._store.write(hive)
-        self.forget()
+            elif place not in self._made:
+                # Its file is as it was read.
+                continue
+            del self._hives[place]
+        self._made.clear()
+        self._errors.clear()
 
     def forget(self) -> None:
         """The next reader sees what the guest's files hold."""
         self._hives.clear()
+        self._made.clear()
         self._errors.clear()
 
 

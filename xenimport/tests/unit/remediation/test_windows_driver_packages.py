@@ -136,7 +136,7 @@ class PackagesTest(unittest.TestCase):
     def test_what_came_with_windows_is_not_looked_at(self) -> None:
         fake = windows_xen.founding()
         packages(fake)
-        asked = {str(args) for name, args in fake.calls if name == 'filesize'}
+        asked = {str(args) for name, args in fake.calls if name == 'file_size'}
         self.assertNotEqual(set(), asked)
         self.assertEqual([], [path for path in asked if 'disk.inf' in path])
 

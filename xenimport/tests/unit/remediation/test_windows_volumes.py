@@ -107,7 +107,7 @@ class HibernatedTest(unittest.TestCase):
         patient = guest({'/dev/sda2': _HIBERNATED}, 0, b'hibr')
         self.found(patient, volumes.NtfsHibernated.id)
         names = {name for name, _arguments in patient.calls}
-        self.assertLessEqual(names, {'ntfs_3g_probe', 'filesize', 'pread'})
+        self.assertLessEqual(names, {'ntfs_3g_probe', 'file_size', 'pread'})
 
     def test_accepted(self):
         states = {'/dev/sda1': _HIBERNATED, '/dev/sda2': _HIBERNATED}

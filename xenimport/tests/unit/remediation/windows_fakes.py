@@ -273,6 +273,10 @@ class FakeWindows:
     def is_file(self, path: str) -> bool:
         return path in self.files
 
+    def file_size(self, path: str) -> int | None:
+        self.calls.append(('file_size', (path,)))
+        return len(self.files[path]) if path in self.files else None
+
     def is_dir(self, path: str) -> bool:
         return path in self.directories or any(self._below(path))
 
@@ -299,8 +303,6 @@ class FakeWindows:
             answer = self.answers[name]
             return answer(*args) if callable(answer) else answer
         match name, args:
-            case 'filesize', [path]:
-                return len(self.files[path])
             case 'mkdir', [path]:
                 self.directories.add(path)
             case 'rm_f', [path]:
