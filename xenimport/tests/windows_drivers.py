@@ -434,6 +434,13 @@ DefaultDestDir = 12 ; DIRID_DRIVERS
 
 [{driver}_inst]
 CopyFiles = @{driver}.sys
+{f'AddReg = {driver}_ndi' if kind == 'Net' else ''}
+
+[{driver}_ndi]
+HKR, Ndi, Service, 0, "{driver}"
+HKR, Ndi\\Interfaces, UpperRange, 0, "ndis5"
+HKR, Ndi\\Interfaces, LowerRange, 0, "ethernet"
+HKR, "", "*IfType", 0x00010001, 6
 
 [{driver}_inst.Services]
 AddService = {driver}, 0x00000002, {driver}_service

@@ -128,6 +128,8 @@ class Database:
             self._set(path, registry.Value.dword('ConfigFlags', 0))
             for setting in package.device_settings:
                 self._set(join(f'{path}\\Device', setting.key), setting.value)
+            for setting in package.driver_settings:
+                self._set(join(f'{path}\\Driver', setting.key), setting.value)
             for setting in package.service.settings:
                 self._set(
                     join(

@@ -116,6 +116,8 @@ class Package:
     :ivar driver: ``viostor``, ``vioscsi``, ``netkvm``
     :ivar files: bytes by name: INF, binary, catalog and what else the INF
         installs
+    :ivar driver_settings: of the device's driver key, such as a network
+        driver's Ndi
     :ivar strings: what the models' tokens stand for, lower case
     :ivar origin: where it was found, for messages
     """
@@ -135,6 +137,7 @@ class Package:
     device_settings: tuple[Setting, ...]
     origin: str
     strings: tuple[tuple[str, str], ...] = ()
+    driver_settings: tuple[Setting, ...] = ()
 
     @property
     def binary(self) -> bytes:
@@ -243,6 +246,7 @@ class _Reader:
             tuple(self._settings(section, '.HW')),
             self._origin,
             self._strings(models),
+            tuple(self._settings(section, '')),
         )
 
     def _installed(self, service: Service, catalog: str) -> dict[str, bytes]:

@@ -115,6 +115,34 @@ class ModernWindowsTest(unittest.TestCase):
                 tree[f'{place}\\Parameters\\PnpInterface'],
             )
 
+    def test_what_a_network_driver_sets_for_its_device(self):
+        """As genuine packages have it: Configurations, section, Driver."""
+        self.guest.put_hive(
+            '/dev/sda2', f'{CONFIG}/DRIVERS', {'DriverDatabase': []}
+        )
+        files = {
+            'netkvm.inf': windows_drivers.inf('netkvm'),
+            'netkvm.sys': windows_drivers.program(),
+        }
+        self.package = virtio_package.read(
+            'netkvm', 'netkvm.inf', files, TEN, 'here'
+        )
+        self.inject()
+        tree = self.guest.hive('/dev/sda2', f'{CONFIG}/DRIVERS')
+        place = f'DriverDatabase\\DriverPackages\\{self.package.stored}\\'
+        place += 'Configurations\\netkvm_inst\\Driver'
+        self.assertEqual([VALUE.dword('*IfType', 6)], tree[place])
+        self.assertEqual(
+            [VALUE.sz('Service', 'netkvm')], tree[f'{place}\\Ndi']
+        )
+        self.assertEqual(
+            [
+                VALUE.sz('UpperRange', 'ndis5'),
+                VALUE.sz('LowerRange', 'ethernet'),
+            ],
+            tree[f'{place}\\Ndi\\Interfaces'],
+        )
+
     def test_second_time_changes_nothing(self):
         self.assertNotEqual([], self.inject())
         self.assertEqual([], self.inject())
