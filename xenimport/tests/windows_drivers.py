@@ -465,20 +465,26 @@ REG_DWORD = 0x00010001
 """.replace('\n', '\r\n').encode('utf-16')
 
 
+@functools.cache
 def package(
     driver: str,
     arch: str = 'amd64',
     chain: Chain | None = None,
     digest: str = 'sha256',
 ) -> dict[str, bytes]:
-    """A driver's files by name, signed by its catalog.
+    """A driver's files by name; the driver and its catalog are signed.
+
+    The same each time that it is asked for. Without osslsigncode only the
+    catalog is signed.
 
     :param chain: :func:`whql` by default
     """
     data = program(_MACHINES[arch], driver.encode())
     return {
         f'{driver}.inf': inf(driver, arch),
-        f'{driver}.sys': data,
+        f'{driver}.sys': signed(data, chain or whql(), digest)
+        if can_sign()
+        else data,
         f'{driver}.cat': catalog(chain or whql(), data, digest=digest),
         f'{driver}.pdb': b'Microsoft C/C++ MSF 7.00\r\n',
     }

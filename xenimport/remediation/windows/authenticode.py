@@ -43,6 +43,7 @@ _DIGESTS = ('sha1', 'sha256', 'sha384', 'sha512')
 #: Certificates of one signature, and signatures in each other.
 _CERTIFICATES_LIMIT = 64
 _NESTING_LIMIT = 4
+_SIGNERS_LIMIT = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,11 +80,13 @@ class Signer:
 class Reading:
     """What was read of a file's signatures.
 
-    :ivar problem: why there is no signer, or why one was left out
+    :ivar problem: why there is no signer, '' where there is one
+    :ivar unknown: it is signed in a way that could not be read
     """
 
     signers: tuple[Signer, ...]
     problem: str = ''
+    unknown: bool = False
 
 
 #: Called with the signed content and its type's object identifier.
@@ -92,6 +95,10 @@ _CheckCover = typing.Callable[[bytes, str], None]
 
 class _UnsoundError(Exception):
     """A signature that is none; the text says why."""
+
+
+class _UnknownError(Exception):
+    """A signature of a kind that is not read here; the text says why."""
 
 
 def embedded(data: bytes) -> Reading:
@@ -115,20 +122,29 @@ def by_catalog(data: bytes, catalog: bytes) -> Reading:
     :param data: the driver
     :param catalog: the catalog
     """
-    places = pe.layout(data)
-    if places is None:
+    if pe.layout(data) is None:
         return Reading((), 'it is no PE file')
     return _read(
         [catalog],
-        lambda content, kind: _check_catalog(data, places, content, kind),
+        lambda content, kind: _check_catalog(data, content, kind),
         'the catalog does not list it',
     )
 
 
-def lists(data: bytes, catalog: bytes) -> bool:
-    """Whether a catalog names the digest of a driver; quickly."""
+def names(data: bytes) -> tuple[bytes, ...]:
+    """What a catalog would have to hold to list a driver, any of it.
+
+    A digest as bytes, or in the first form of catalogs as hexadecimal in
+    UTF-16.
+    """
     places = pe.layout(data)
-    return places is not None and _listed(data, places, catalog)
+    found: list[bytes] = []
+    if places is None:
+        return ()
+    for name in ('sha256', 'sha1'):
+        digest = _digest(data, places, name)
+        found += [digest, digest.hex().upper().encode('utf-16-le')]
+    return tuple(found)
 
 
 def _read(
@@ -137,16 +153,21 @@ def _read(
     nothing: str,
 ) -> Reading:
     found: list[Signer] = []
-    problem = nothing
+    problem, unknown = nothing, False
     for blob in blobs:
         try:
             found += _signers(blob, check, _NESTING_LIMIT)
         except _UnsoundError as error:
             problem = str(error)
+        except _UnknownError as error:
+            problem, unknown = str(error), True
         except Exception as error:
             # Hostile bytes end in errors of any kind in these libraries.
             problem = f'its signature cannot be read ({type(error).__name__})'
-    return Reading(tuple(found), '' if found else problem)
+            unknown = True
+    if found:
+        return Reading(tuple(found))
+    return Reading((), problem, unknown)
 
 
 def _signers(
@@ -165,6 +186,8 @@ def _signers(
     content = data['encap_content_info']['content'].parse().contents
     certificates = _certificates(data)
     check(content, kind)
+    if len(data['signer_infos']) > _SIGNERS_LIMIT:
+        raise _UnknownError('its signature has more signers than any has')
     for signer in data['signer_infos']:
         yield _signer(signer, content, certificates)
         if depth:
@@ -225,7 +248,7 @@ def _signer(
 def _digest_name(algorithm: typing.Any) -> str:
     name = str(algorithm['algorithm'].native)
     if name not in _DIGESTS:
-        raise _UnsoundError(f'its digest is {name}')
+        raise _UnknownError(f'its digest is {name}')
     return name
 
 
@@ -237,7 +260,7 @@ def _issued_by(sid: typing.Any, certificates: list[typing.Any]) -> typing.Any:
             if item.serial_number == wanted['serial_number'].native:
                 if item.issuer == wanted['issuer']:
                     return item
-    raise _UnsoundError("the signer's certificate is not with it")
+    raise _UnknownError("the signer's certificate is not with it")
 
 
 def _chain(
@@ -361,27 +384,12 @@ def _digest(data: bytes, places: pe.Layout, name: str) -> bytes:
     return digest.digest()
 
 
-def _check_catalog(
-    data: bytes, places: pe.Layout, content: bytes, kind: str
-) -> None:
+def _check_catalog(data: bytes, content: bytes, kind: str) -> None:
     """Look for the file in a catalog.
 
     :raises _UnsoundError: if it is not there
     """
     if kind != _CERT_TRUST_LIST:
         raise _UnsoundError('it is no catalog')
-    if not _listed(data, places, content):
+    if not any(name in content for name in names(data)):
         raise _UnsoundError('the catalog does not list it')
-
-
-def _listed(data: bytes, places: pe.Layout, content: bytes) -> bool:
-    """Whether a catalog's list has a digest of the file.
-
-    As bytes, or in the first form of catalogs as hexadecimal in UTF-16.
-    """
-    for name in ('sha256', 'sha1'):
-        digest = _digest(data, places, name)
-        text = digest.hex().upper().encode('utf-16-le')
-        if digest in content or text in content:
-            return True
-    return False

@@ -133,7 +133,9 @@ class Drivers:
         if found is not None:
             problem = self._unfit(guest, found)
             if not problem:
-                verdict = driver_signature.verdict(guest, found.file)
+                verdict = driver_signature.verdict(
+                    guest, found.file, boot=name in DRIVERS.values()
+                )
                 problem = self._refused(name, verdict)
             if not problem:
                 return Driver(name, found, package, verdict, '')
@@ -147,7 +149,10 @@ class Drivers:
             )
         release = system.release(guest)
         verdict = driver_signature.verdict_of(
-            guest, package.binary, package.catalog
+            guest,
+            package.binary,
+            package.catalog,
+            boot=name in DRIVERS.values(),
         )
         problem = self._refused(f'{name} of {package.origin}', verdict)
         if pe.machine(package.binary) != release.architecture:

@@ -37,66 +37,112 @@ _CATALOGS_LIMIT = 200
 _BYTES_LIMIT = 64 << 20
 
 
-def verdict(guest: guest_room.Guest, path: str) -> signers.Verdict:
+def verdict(
+    guest: guest_room.Guest, path: str, *, boot: bool
+) -> signers.Verdict:
     """On a driver in the guest.
 
     :param path: in Windows' volume
+    :param boot: whether it starts at boot
     """
     volume = system.volume(guest)
     size = volume.size(path)
-    if size is None or size > authenticode.DRIVER_LIMIT:
+    if size is None:
+        return signers.Verdict(False, 'it is not there')
+    if size > authenticode.DRIVER_LIMIT:
         return signers.Verdict(None, 'it is too large to be looked at')
     data = volume.read(path, authenticode.DRIVER_LIMIT)
-    release, rules = system.release(guest), policy(guest)
-    found = signers.judge(release, authenticode.embedded(data), rules)
-    if found.accepted:
+    own = authenticode.embedded(data)
+    found = signers.judge(system.release(guest), own, policy(guest))
+    if found.accepted or own.signers:
         return found
-    for catalog in _catalogs(volume):
-        if authenticode.lists(data, catalog):
-            listed = authenticode.by_catalog(data, catalog)
-            other = signers.judge(release, listed, rules)
-            if listed.signers and (other.accepted or not found.accepted):
-                found = other
-            if found.accepted:
-                break
-    return found
+    return _by_catalogs(guest, data, found, boot)
+
+
+def _by_catalogs(
+    guest: guest_room.Guest,
+    data: bytes,
+    found: signers.Verdict,
+    boot: bool,
+) -> signers.Verdict:
+    """The best that any catalog of the guest gives."""
+    catalogs = _Catalogs(system.volume(guest))
+    release, rules = system.release(guest), policy(guest)
+    names = authenticode.names(data)
+    for catalog in catalogs:
+        if not any(name in catalog for name in names):
+            continue
+        listed = authenticode.by_catalog(data, catalog)
+        other = signers.of_catalog(
+            signers.judge(release, listed, rules), boot=boot
+        )
+        if listed.signers and (other.accepted or not found.accepted):
+            found = other
+        if found.accepted:
+            return found
+    if catalogs.complete or found.accepted is None:
+        return found
+    return signers.Verdict(
+        None, f'{found.reason}, and not every catalog could be looked into'
+    )
 
 
 def verdict_of(
-    guest: guest_room.Guest, data: bytes, catalog: bytes | None
+    guest: guest_room.Guest,
+    data: bytes,
+    catalog: bytes | None,
+    *,
+    boot: bool,
 ) -> signers.Verdict:
-    """On a driver that is to be installed, with its catalog."""
+    """On a driver that is to be installed, with its catalog.
+
+    :param boot: whether it starts at boot
+    """
     release, rules = system.release(guest), policy(guest)
-    found = signers.judge(release, authenticode.embedded(data), rules)
-    if found.accepted or catalog is None:
+    own = authenticode.embedded(data)
+    found = signers.judge(release, own, rules)
+    if found.accepted or own.signers or catalog is None:
         return found
     if len(catalog) > authenticode.CATALOG_LIMIT:
-        return found
+        return signers.Verdict(
+            None, f'{found.reason}, and its catalog is too large'
+        )
     listed = authenticode.by_catalog(data, catalog)
-    other = signers.judge(release, listed, rules)
-    return other if listed.signers else found
+    if not listed.signers:
+        return found
+    return signers.of_catalog(signers.judge(release, listed, rules), boot=boot)
 
 
-def _catalogs(volume: volumes.Volume) -> Iterator[bytes]:
-    """Catalogs of the guest, as many as can be looked into."""
-    names = sorted(
-        (
-            name
-            for name in volume.listing(injection.CATALOGS).values()
-            if name.lower().endswith('.cat')
-        ),
-        key=lambda name: (not name.lower().startswith('oem'), name),
-    )
-    left = _BYTES_LIMIT
-    for name in names[:_CATALOGS_LIMIT]:
-        path = f'{injection.CATALOGS}/{name}'
-        size = volume.size(path)
-        if size is None or size > authenticode.CATALOG_LIMIT:
-            continue
-        left -= size
-        if left < 0:
-            return
-        yield volume.read(path, authenticode.CATALOG_LIMIT)
+class _Catalogs:
+    """The guest's catalogs, those of third parties first.
+
+    :ivar complete: none has been left out so far
+    """
+
+    def __init__(self, volume: volumes.Volume) -> None:
+        self.complete = True
+        self._volume = volume
+
+    def __iter__(self) -> Iterator[bytes]:
+        listing = self._volume.listing(injection.CATALOGS)
+        names = sorted(
+            (name for name in listing.values() if name[-4:].lower() == '.cat'),
+            key=lambda name: (not name.lower().startswith('oem'), name),
+        )
+        left = _BYTES_LIMIT
+        for number, name in enumerate(names):
+            path = f'{injection.CATALOGS}/{name}'
+            size = self._volume.size(path)
+            if size is None:
+                continue
+            left -= size
+            if number >= _CATALOGS_LIMIT or left < 0:
+                self.complete = False
+                return
+            if size > authenticode.CATALOG_LIMIT:
+                self.complete = False
+                continue
+            yield self._volume.read(path, authenticode.CATALOG_LIMIT)
 
 
 def policy(guest: guest_room.Guest) -> signers.Policy:

@@ -21,7 +21,9 @@ certificate whose chain ends at the Code Verification Root), "Attestation
 sign Windows drivers" (Windows 10 and later only), KB3033929 and KB4474419
 (SHA-2 on Windows 7 and 2008 R2), "The TESTSIGNING boot configuration
 option". The names in certificates are believed: a verdict tells what
-Windows will do, it does not protect anybody.
+Windows will do, it does not protect anybody. Microsoft says that it does
+not support attested drivers on servers; those of the public virtio-win are
+attested, and are taken to load there as on Windows 10.
 """
 
 from __future__ import annotations
@@ -82,10 +84,23 @@ def judge(
         _of_signer(release, signer, policy) for signer in reading.signers
     ]
     if not verdicts:
-        if policy.test_signing and not reading.problem.startswith('it is not'):
-            return Verdict(None, reading.problem)
-        return Verdict(False, reading.problem)
+        return Verdict(None if reading.unknown else False, reading.problem)
     return _best(verdicts)
+
+
+def of_catalog(verdict: Verdict, *, boot: bool) -> Verdict:
+    """The verdict on a driver that only a catalog vouches for.
+
+    :param boot: it starts at boot: Microsoft asks for a signature in the
+        file of such a one ("Kernel-mode code signing requirements")
+    """
+    if not boot or not verdict.accepted:
+        return verdict
+    return Verdict(
+        None,
+        f'{verdict.reason}, but by a catalog only: Microsoft asks for a '
+        'signature in the file of a driver that starts at boot',
+    )
 
 
 def _best(verdicts: Iterable[Verdict]) -> Verdict:

@@ -114,6 +114,8 @@ class WindowsVirtioTest(windows_cases.WindowsTest):
         for path in made.files:
             if path.lower().endswith('oem11.cat'):
                 made.files[path] = spoilt['vioscsi.cat']
+            if path.lower().endswith('vioscsi.sys'):
+                made.files[path] = spoilt['vioscsi.sys']
 
     def see_fallback(self, report: windows_cases.Report) -> None:
         (image,) = report['images']
@@ -200,7 +202,8 @@ class WindowsVirtioTest(windows_cases.WindowsTest):
             ('viostor', ('1001', '1042'), 1),
             ('vioscsi', ('1004', '1048'), 0x0A),
         ):
-            files = windows_drivers.package(driver, arch)
+            digest = 'sha256' if made.release.database else 'sha1'
+            files = windows_drivers.package(driver, arch, None, digest)
             self.assertEqual(
                 files[f'{driver}.sys'],
                 after.file('windows', f'{windows_disks.DRIVERS}/{driver}.sys'),

@@ -163,7 +163,9 @@ class CatalogTest(unittest.TestCase):
             )
             (signer,) = authenticode.by_catalog(PROGRAM, catalog).signers
             self.assertEqual(digest, signer.digest)
-            self.assertTrue(authenticode.lists(PROGRAM, catalog))
+            self.assertTrue(
+                any(name in catalog for name in authenticode.names(PROGRAM))
+            )
 
     def test_file_that_it_does_not_list(self):
         catalog = windows_drivers.catalog(
@@ -248,6 +250,17 @@ class JudgeTest(unittest.TestCase):
             verdict = signers.judge(version, reading, signers.Policy())
             self.assertIs(expected, verdict.accepted)
 
+    def test_signature_that_cannot_be_read(self):
+        catalog = windows_drivers.catalog(windows_drivers.whql(), PROGRAM)
+        # The issuer in the signer's own name of its certificate.
+        at = catalog.rindex(b'Component CA 2012')
+        changed = bytearray(catalog)
+        changed[at] ^= 1
+        reading = authenticode.by_catalog(PROGRAM, bytes(changed))
+        verdict = signers.judge(TEN, reading, signers.Policy())
+        self.assertIsNone(verdict.accepted)
+        self.assertIn('certificate is not with it', verdict.reason)
+
     def test_best_signature_counts(self):
         test = authenticode.by_catalog(
             PROGRAM,
@@ -303,7 +316,7 @@ class InstalledTest(unittest.TestCase):
             ({f'{CATALOGS}/oem3.cat': b'damaged'}, False),
         ):  # fmt: skip
             guest = self.guest({SYS: PROGRAM, **files})
-            verdict = driver_signature.verdict(guest, SYS)
+            verdict = driver_signature.verdict(guest, SYS, boot=False)
             self.assertIs(expected, verdict.accepted)
 
     def test_updates_are_looked_for(self):
@@ -321,16 +334,61 @@ class InstalledTest(unittest.TestCase):
                 {SYS: PROGRAM, f'{CATALOGS}/oem1.cat': catalog},
                 packages=packages,
             )
-            verdict = driver_signature.verdict(guest, SYS)
+            verdict = driver_signature.verdict(guest, SYS, boot=False)
             self.assertIs(expected, verdict.accepted)
 
     def test_package_with_its_catalog(self):
         guest = self.guest({}, major=10, minor=0)
         catalog = windows_drivers.catalog(windows_drivers.whql(), PROGRAM)
         for given, expected in ((catalog, True), (None, False), (b'', False)):
-            verdict = driver_signature.verdict_of(guest, PROGRAM, given)
+            verdict = driver_signature.verdict_of(
+                guest, PROGRAM, given, boot=False
+            )
             self.assertIs(expected, verdict.accepted)
+
+    def test_driver_that_starts_at_boot_needs_a_signature_of_its_own(self):
+        catalog = windows_drivers.catalog(windows_drivers.whql(), PROGRAM)
+        files = {SYS: PROGRAM, f'{CATALOGS}/oem1.cat': catalog}
+        guest = self.guest(files, major=10, minor=0)
+        for verdict in (
+            driver_signature.verdict(guest, SYS, boot=True),
+            driver_signature.verdict_of(guest, PROGRAM, catalog, boot=True),
+        ):
+            self.assertIsNone(verdict.accepted)
+            self.assertIn('by a catalog only', verdict.reason)
+
+    @needs_signing
+    def test_signature_in_the_file(self):
+        files = windows_drivers.package('viostor')
+        guest = self.guest({SYS: files['viostor.sys']}, major=10, minor=0)
+        for verdict in (
+            driver_signature.verdict(guest, SYS, boot=True),
+            driver_signature.verdict_of(
+                guest, files['viostor.sys'], None, boot=True
+            ),
+        ):
+            self.assertTrue(verdict.accepted)
+
+    def test_what_was_not_looked_into_is_not_said_to_be_missing(self):
+        other = windows_drivers.catalog(
+            windows_drivers.whql(), windows_drivers.program(text=b'other')
+        )
+        for catalogs in (
+            {f'{CATALOGS}/a{n:03d}.cat': other for n in range(201)},
+            {f'{CATALOGS}/a.cat': bytes((8 << 20) + 1)},
+        ):
+            guest = self.guest({SYS: PROGRAM, **catalogs})
+            verdict = driver_signature.verdict(guest, SYS, boot=False)
+            self.assertIsNone(verdict.accepted)
+            self.assertIn('not every catalog', verdict.reason)
+
+    def test_file_that_is_not_there(self):
+        verdict = driver_signature.verdict(self.guest({}), SYS, boot=False)
+        self.assertIs(False, verdict.accepted)
+        self.assertIn('not there', verdict.reason)
 
     def test_file_that_is_too_large(self):
         guest = self.guest({SYS: bytes((16 << 20) + 1)})
-        self.assertIsNone(driver_signature.verdict(guest, SYS).accepted)
+        self.assertIsNone(
+            driver_signature.verdict(guest, SYS, boot=False).accepted
+        )

@@ -95,7 +95,7 @@ def package(name='viostor', machine=0x8664):
 
 def gives(value):
     """A function that gives this, whatever it is asked."""
-    return lambda *_arguments: value
+    return lambda *_arguments, **_named: value
 
 
 class Source:
