@@ -172,6 +172,19 @@ def _check_report(path: str) -> None:
         raise _not_written(path, 'its directory cannot be written to')
 
 
+def _nothing_is_written() -> exceptions.XenImportError:
+    from xenimport import exceptions
+
+    return exceptions.ConfigurationError(
+        'configuration.no-repair',
+        '--first-boot-script does nothing with --no-repair',
+        where='--no-repair',
+        expected='one of the two',
+        found='both: without a repair nothing is written into the guest',
+        fix='leave out one of them',
+    )
+
+
 def _check_readable(option: str, path: str | None) -> None:
     """Find out before any slow work whether an option's file is there."""
     from xenimport import exceptions
@@ -330,6 +343,8 @@ def settings(
     script = getattr(parsed_args, 'first_boot_script', None)
     _check_readable('--virtio-win', parsed_args.virtio_win)
     if script is not None:
+        if getattr(parsed_args, 'no_repair', False):
+            raise _nothing_is_written()
         _check_readable('--first-boot-script', script)
         first_boot.read_script(script)
     conf = opts.load()

@@ -110,6 +110,18 @@ def serving_package(
     return None
 
 
+def is_half(hive: registry.Hive, service: str) -> bool:
+    """A service of which the driver database knows no package.
+
+    No id can be bound to such a one, for Windows 8 and later bind an id to
+    a package, not to a service.
+    """
+    return (
+        hive.key(_DATABASE) is not None
+        and serving_package(hive, service) is None
+    )
+
+
 def bind(
     hive: registry.Hive, hardware_id: str, service: str
 ) -> list[registry.Edit]:

@@ -182,16 +182,28 @@ class XenFilters(base.WindowsCheck):
     ) -> Sequence[model.Change]:
         hive = system.system_hive(guest)
         edits: list[registry.Edit] = []
-        for control_set in system.control_sets(guest):
-            for item in list(filter_lists(hive, control_set)):
-                subject = f'{item.key.path}, {item.value.name}'
-                if item.device:
-                    subject = f'{control_set}\\Enum'
-                if subject == finding.subject and item.xen:
-                    edits += _without(hive, item)
+        for item in list(_meant(hive, finding.subject)):
+            if item.xen:
+                edits += _without(hive, item)
         return self.changes(
             guest, edits, 'without Xen a filter of Xen stops its devices'
         )
+
+
+def _meant(hive: registry.Hive, subject: str) -> Iterator[FilterList]:
+    """The lists that a finding is about: of a class, or of all devices.
+
+    Only those are read: there may be many findings.
+    """
+    if subject.endswith('\\Enum'):
+        for key in hive.walk(subject, _ENUM_DEPTH):
+            yield from _lists(key, True)
+        return
+    path, _, name = subject.rpartition(', ')
+    found = hive.key(path)
+    value = found.value(name) if found else None
+    if found is not None and value is not None:
+        yield FilterList(found, value, False)
 
 
 def _without(hive: registry.Hive, item: FilterList) -> list[registry.Edit]:

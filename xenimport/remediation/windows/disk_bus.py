@@ -24,10 +24,12 @@ from collections.abc import Mapping
 import dataclasses
 import typing
 
+from xenimport import exceptions
 from xenimport.guest import guest as guest_room
 from xenimport.guest import pe
 from xenimport import model
 from xenimport.remediation import base
+from xenimport.remediation.windows import binding
 from xenimport.remediation.windows import boot
 from xenimport.remediation.windows import driver_signature
 from xenimport.remediation.windows import injection
@@ -46,8 +48,9 @@ NETWORK = 'netkvm'
 #: Nova gives Windows an Intel 82540EM for this: Windows 7 to 11 bring a
 #: driver for it.
 _NETWORK_FALLBACK = 'e1000'
-#: Disks that the machine type pc has room for on IDE.
-_IDE_DISKS = 4
+#: Disks that the machine type pc has room for on IDE, beside the config
+#: drive that a server may get.
+_IDE_DISKS = 3
 #: Bytes; no driver of a disk or a network card is larger.
 _DRIVER_LIMIT = 16 << 20
 
@@ -59,8 +62,9 @@ class Driver:
     :ivar service: None where there is none
     :ivar package: that can be installed, None where there is none
     :ivar verdict: on the signature of what is there, else of the package
-    :ivar usable: it is there or can be installed, and Windows takes it
-    :ivar problem: why it is not usable, '' where it is
+    :ivar problem: why it is not usable, '' where it is there or can be
+        installed, and Windows takes it
+    :ivar refused: whether the signature alone is the problem
     """
 
     name: str
@@ -68,15 +72,11 @@ class Driver:
     package: virtio_package.Package | None
     verdict: signers.Verdict | None
     problem: str
+    refused: bool
 
     @property
     def usable(self) -> bool:
         return not self.problem
-
-    @property
-    def installed(self) -> bool:
-        """Whether it is there, for the right machine, with its file."""
-        return self.service is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +106,7 @@ class Drivers:
         """Look at the guest anew: it has been changed."""
         self._known.clear()
 
-    def package(
+    def _package(
         self, guest: guest_room.Guest, name: str
     ) -> virtio_package.Package | None:
         """The package that the user's collection has for this Windows.
@@ -126,42 +126,65 @@ class Drivers:
         return self._known[name]
 
     def _look(self, guest: guest_room.Guest, name: str) -> Driver:
-        package = self.package(guest, name)
         found = self._installed(guest, name)
-        problem = ''
-        verdict = None
-        if found is not None:
-            problem = self._unfit(guest, found)
-            if not problem:
-                verdict = driver_signature.verdict(
-                    guest, found.file, boot=name in DRIVERS.values()
-                )
-                problem = self._refused(name, verdict)
-            if not problem:
-                return Driver(name, found, package, verdict, '')
-        if package is None:
-            return Driver(
-                name,
-                found,
-                None,
-                verdict,
-                problem or f'{name} is not installed',
+        if found is None:
+            here = Driver(
+                name, None, None, None, f'{name} is not installed', False
             )
-        release = system.release(guest)
+        else:
+            here = self._of_guest(guest, found, name)
+        if here.usable:
+            return here
+        # Read only where it is needed: a fault in it must not stop a guest
+        # that has its drivers.
+        try:
+            package = self._package(guest, name)
+        except exceptions.ConfigurationError as error:
+            if error.id != 'virtio-win.package-invalid':
+                raise
+            return dataclasses.replace(
+                here, problem=f'{here.problem}; {error.where}: {error.found}'
+            )
+        return self._of_package(guest, package) if package else here
+
+    def _of_guest(
+        self, guest: guest_room.Guest, found: services.Service, name: str
+    ) -> Driver:
+        problem = self._unfit(guest, found)
+        if problem:
+            return Driver(name, None, None, None, problem, False)
+        verdict = driver_signature.verdict(
+            guest, found.file, boot=name in DRIVERS.values()
+        )
+        problem = self._refused(name, name, verdict)
+        return Driver(name, found, None, verdict, problem, bool(problem))
+
+    def _of_package(
+        self, guest: guest_room.Guest, package: virtio_package.Package
+    ) -> Driver:
+        name = package.driver
+        problem = injection.unfit(guest, package)
+        expected = system.release(guest).architecture
+        if pe.machine(package.binary) != expected:
+            problem = (
+                f'{package.service.binary} of {package.origin} is not for '
+                f'{expected}'
+            )
         verdict = driver_signature.verdict_of(
             guest,
             package.binary,
             package.catalog,
             boot=name in DRIVERS.values(),
         )
-        problem = self._refused(f'{name} of {package.origin}', verdict)
-        if pe.machine(package.binary) != release.architecture:
-            problem = (
-                f'{package.service.binary} of {package.origin} is not for '
-                f'{release.architecture}'
-            )
-        problem = problem or injection.unfit(guest, package)
-        return Driver(name, None, package, verdict, problem)
+        refused = self._refused(name, f'{name} of {package.origin}', verdict)
+        return Driver(
+            name,
+            None,
+            package,
+            verdict,
+            problem or refused,
+            bool(refused) and not problem,
+        )
 
     def _installed(
         self, guest: guest_room.Guest, name: str
@@ -184,17 +207,29 @@ class Drivers:
             return f'{service.file} is too large for a driver'
         machine = pe.machine(volume.read(service.file, _DRIVER_LIMIT))
         expected = system.release(guest).architecture
-        if machine == expected:
-            return ''
-        return (
-            f'{service.file} is for {machine or "no machine"}, '
-            f'not for {expected}'
-        )
+        if machine != expected:
+            return (
+                f'{service.file} is for {machine or "no machine"}, '
+                f'not for {expected}'
+            )
+        hive = system.system_hive(guest)
+        if service.name.lower() == NETWORK:
+            # Its Start is the user's own: nobody sets it right here.
+            if service.start == services.DISABLED:
+                return f'{service.name} is disabled'
+        elif binding.is_half(hive, service.name):
+            return (
+                f'{service.name} has a service and a file, but the driver '
+                'database knows no package of it, so that no disk can be '
+                'bound to it'
+            )
+        return ''
 
-    def _refused(self, name: str, verdict: signers.Verdict) -> str:
-        if verdict.accepted or SIGNATURE in self._request.accept:
+    def _refused(self, name: str, shown: str, verdict: signers.Verdict) -> str:
+        accepted = SIGNATURE in self._request.accept
+        if verdict.accepted or (accepted and name in DRIVERS.values()):
             return ''
-        return f'{name}: {verdict.reason}'
+        return f'{shown}: {verdict.reason}'
 
     def choose(self, guest: guest_room.Guest) -> Choice:
         """The bus that the guest shall have."""

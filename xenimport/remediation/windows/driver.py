@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Sequence
 import dataclasses
-import os
 import typing
 
 from oslo_config import cfg
@@ -51,6 +50,7 @@ from xenimport.remediation.windows import san_policy
 from xenimport.remediation.windows import start_override
 from xenimport.remediation.windows import storage_driver
 from xenimport.remediation.windows import system
+from xenimport.remediation.windows import virtio_win
 from xenimport.remediation.windows import volumes
 from xenimport.remediation.windows import xen_packages
 from xenimport.remediation.windows import xen_services
@@ -150,7 +150,7 @@ class WindowsRemediation(base.Remediation):
     def _with_drivers(self, request: base.Request) -> base.Request:
         """The request, with the place of the virtio drivers filled in."""
         path = request.virtio_win or self.options['virtio_win']
-        if path is None and os.path.isdir(_INSTALLED):
+        if path is None and virtio_win.is_collection(_INSTALLED):
             path = _INSTALLED
         return dataclasses.replace(request, virtio_win=path)
 

@@ -54,7 +54,7 @@ def verdict(
     data = volume.read(path, authenticode.DRIVER_LIMIT)
     own = authenticode.embedded(data)
     found = signers.judge(system.release(guest), own, policy(guest))
-    if found.accepted or own.signers:
+    if found.accepted:
         return found
     return _by_catalogs(guest, data, found, boot)
 
@@ -76,8 +76,8 @@ def _by_catalogs(
         other = signers.of_catalog(
             signers.judge(release, listed, rules), boot=boot
         )
-        if listed.signers and (other.accepted or not found.accepted):
-            found = other
+        if listed.signers:
+            found = signers.best((found, other))
         if found.accepted:
             return found
     if catalogs.complete or found.accepted is None:
@@ -101,7 +101,7 @@ def verdict_of(
     release, rules = system.release(guest), policy(guest)
     own = authenticode.embedded(data)
     found = signers.judge(release, own, rules)
-    if found.accepted or own.signers or catalog is None:
+    if found.accepted or catalog is None:
         return found
     if len(catalog) > authenticode.CATALOG_LIMIT:
         return signers.Verdict(
@@ -110,7 +110,14 @@ def verdict_of(
     listed = authenticode.by_catalog(data, catalog)
     if not listed.signers:
         return found
-    return signers.of_catalog(signers.judge(release, listed, rules), boot=boot)
+    return signers.best(
+        (
+            found,
+            signers.of_catalog(
+                signers.judge(release, listed, rules), boot=boot
+            ),
+        )
+    )
 
 
 class _Catalogs:

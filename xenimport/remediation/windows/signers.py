@@ -85,7 +85,7 @@ def judge(
     ]
     if not verdicts:
         return Verdict(None if reading.unknown else False, reading.problem)
-    return _best(verdicts)
+    return best(verdicts)
 
 
 def of_catalog(verdict: Verdict, *, boot: bool) -> Verdict:
@@ -103,7 +103,8 @@ def of_catalog(verdict: Verdict, *, boot: bool) -> Verdict:
     )
 
 
-def _best(verdicts: Iterable[Verdict]) -> Verdict:
+def best(verdicts: Iterable[Verdict]) -> Verdict:
+    """The one that Windows is most likely to go by."""
     order = {True: 0, None: 1, False: 2}
     return min(verdicts, key=lambda verdict: order[verdict.accepted])
 

@@ -74,9 +74,11 @@ class StorageDriver(DriverCheck):
         if name is None:
             return
         driver = self.drivers.driver(guest, name)
+        if driver.refused:
+            # StorageSignature tells of it.
+            return
         if not driver.usable:
-            if driver.verdict is None or driver.verdict.accepted:
-                yield self._missing(driver, choice.bus)
+            yield self._missing(driver, choice.bus)
         elif driver.service is None:
             yield self._to_inject(driver)
         else:
@@ -112,11 +114,6 @@ class StorageDriver(DriverCheck):
         problems = list(self._problems(guest, name))
         if not problems:
             return
-        repair: str | None = 'has it start at boot, and the disk bound to it'
-        if self._is_half(guest, name):
-            repair = None
-            if driver.package is not None:
-                repair = f'installs it anew from {driver.package.origin}'
         yield model.Finding(
             self.id,
             model.Severity.BLOCKER,
@@ -126,19 +123,7 @@ class StorageDriver(DriverCheck):
             '/add-driver", and set Start to 0; or name the virtio-win ISO '
             'with --virtio-win',
             subject=name,
-            repair=repair,
-        )
-
-    def _is_half(self, guest: guest_room.Guest, name: str) -> bool:
-        """A service of which the driver database knows no package.
-
-        No id can be bound to such a one, for Windows 8 and later bind an
-        id to a package, not to a service.
-        """
-        hive = system.system_hive(guest)
-        return (
-            hive.key(driver_database.DATABASE) is not None
-            and binding.serving_package(hive, name) is None
+            repair='has it start at boot, and the disk bound to it',
         )
 
     def _problems(self, guest: guest_room.Guest, name: str) -> Iterator[str]:
@@ -182,9 +167,7 @@ class StorageDriver(DriverCheck):
     ) -> Sequence[model.Change]:
         name = finding.subject
         driver = self.drivers.driver(guest, name)
-        if driver.package is not None and (
-            driver.service is None or self._is_half(guest, name)
-        ):
+        if driver.service is None and driver.package is not None:
             return injection.Injector(guest, self.id).inject(
                 driver.package, 'the disk will be on the bus of this driver'
             )
@@ -194,12 +177,14 @@ class StorageDriver(DriverCheck):
         hive = system.system_hive(guest)
         edits: list[registry.Edit] = []
         current = system.control_sets(guest)[0]
-        model_service = hive.key(f'{current}\\Services\\{name}')
+        model_place = f'{current}\\Services\\{name}'
         for control_set in system.control_sets(guest):
             place = f'{control_set}\\Services\\{name}'
-            if hive.key(place) is None and model_service is not None:
-                for value in model_service.values:
-                    edits += hive.set_value(place, value)
+            if hive.key(place) is None:
+                for key in list(hive.walk(model_place)):
+                    where = place + key.path[len(model_place) :]
+                    for value in key.values:
+                        edits += hive.set_value(where, value)
             edits += hive.set_value(
                 place, registry.Value.dword('Start', services.BOOT)
             )
@@ -266,6 +251,9 @@ class StorageSignature(DriverCheck):
         driver = self.drivers.driver(guest, name)
         if driver.verdict is None or driver.verdict.accepted:
             return
+        if driver.problem and not driver.refused:
+            # StorageDriver tells of what is worse.
+            return
         yield model.Finding(
             self.id,
             model.Severity.BLOCKER,
@@ -311,7 +299,8 @@ class OtherDrivers(DriverCheck):
         chosen = disk_bus.DRIVERS.get(choice.bus)
         for name in (*disk_bus.DRIVERS.values(), disk_bus.NETWORK):
             driver = self.drivers.driver(guest, name)
-            if name == chosen or driver.service is not None:
+            there = driver.usable and driver.service is not None
+            if name == chosen or there:
                 continue
             if driver.usable:
                 yield self._to_inject(driver)

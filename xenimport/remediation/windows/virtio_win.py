@@ -374,6 +374,16 @@ def directories(release: system.Release) -> tuple[str, ...]:
     return found
 
 
+def is_collection(path: str) -> bool:
+    """Whether a directory, if it is one, holds drivers or an ISO."""
+    if not os.path.isdir(path):
+        return False
+    tree = DirectoryTree(path)
+    return VirtioWin(path, tree).has_drivers() or bool(
+        _isos(tree.names('').values())
+    )
+
+
 def open_drivers(path: str) -> VirtioWin:
     """Open what --virtio-win names.
 

@@ -145,6 +145,16 @@ class ArgumentsTest(unittest.TestCase):
                 base.settings(arguments)
         self.assertEqual('windows.first-boot-script', caught.exception.id)
 
+    def test_script_without_a_repair_is_a_mistake(self):
+        with tempfile.NamedTemporaryFile(suffix='.cmd') as script:
+            arguments = self.parser.parse_args(
+                ['guest.xva', '--no-repair',
+                 '--first-boot-script', script.name]
+            )  # fmt: skip
+            with self.assertRaises(exceptions.ConfigurationError) as caught:
+                base.settings(arguments)
+        self.assertEqual('configuration.no-repair', caught.exception.id)
+
     def test_zero_is_a_wish_and_less_is_a_mistake(self):
         settings = base.settings(
             self.parser.parse_args(

@@ -78,10 +78,12 @@ class WindowsRemediationTest(unittest.TestCase):
 class VirtioWinTest(unittest.TestCase):
     """Where the drivers are: the option, the configuration, the default."""
 
-    def path(self, configured=None, asked=None, installed=False):
+    def path(self, configured=None, asked=None, installed=False, empty=False):
         with tempfile.TemporaryDirectory() as directory:
             place = os.path.join(directory, 'virtio-win')
             if installed:
+                os.makedirs(os.path.join(place, 'viostor', 'w10'))
+            elif empty:
                 os.mkdir(place)
             remediation = driver.WindowsRemediation({'virtio_win': configured})
             with mock.patch.object(driver, '_INSTALLED', place):
@@ -93,6 +95,8 @@ class VirtioWinTest(unittest.TestCase):
 
     def test_nothing_anywhere(self):
         self.assertIsNone(self.path())
+        # One that nobody named, and that holds nothing, stops nothing.
+        self.assertIsNone(self.path(empty=True))
 
     def test_each_before_the_next(self):
         self.assertEqual('/asked', self.path('/set', '/asked', True))

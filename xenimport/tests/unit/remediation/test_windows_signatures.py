@@ -369,6 +369,21 @@ class InstalledTest(unittest.TestCase):
         ):
             self.assertTrue(verdict.accepted)
 
+    @needs_signing
+    def test_catalog_may_be_better_than_the_signature_in_the_file(self):
+        late = windows_drivers.signed(
+            PROGRAM, windows_drivers.cross_signed(2019)
+        )
+        catalog = windows_drivers.catalog(windows_drivers.whql(), PROGRAM)
+        guest = self.guest(
+            {SYS: late, f'{CATALOGS}/oem1.cat': catalog}, major=10, minor=0
+        )
+        for verdict in (
+            driver_signature.verdict(guest, SYS, boot=False),
+            driver_signature.verdict_of(guest, late, catalog, boot=False),
+        ):
+            self.assertTrue(verdict.accepted)
+
     def test_what_was_not_looked_into_is_not_said_to_be_missing(self):
         other = windows_drivers.catalog(
             windows_drivers.whql(), windows_drivers.program(text=b'other')

@@ -23,6 +23,7 @@ import typing
 import unittest
 from unittest import mock
 
+from xenimport import exceptions
 from xenimport.guest import guest as guest_room
 from xenimport.guest import registry
 from xenimport import model
@@ -417,6 +418,116 @@ class NoDriverTest(StorageTestCase):
     def test_emulated_bus_that_was_asked_for_is_no_fallback(self):
         found = self.diagnose(self.guest(), self.checks(disk_bus='ide'))
         self.assertNotIn('windows.fallback-bus', [i.id for i in found])
+
+
+class ReviewTest(StorageTestCase):
+    """What a review found to end in a guest without its disk or network."""
+
+    def test_accepted_signature_does_not_hide_another_machine(self):
+        guest = self.guest()
+        checks = self.checks(
+            'vioscsi',
+            verdict=TEST,
+            disk_bus='scsi',
+            accept=frozenset(('windows.storage-signature',)),
+        )
+        wrong = package('vioscsi', machine=0x14C)
+        with mock.patch.object(
+            Source, 'package', autospec=True, return_value=wrong
+        ):
+            found = self.diagnose(guest, checks)
+        (blocker,) = [i for i in found if i.severity is model.Severity.BLOCKER]
+        self.assertEqual('windows.storage-driver', blocker.id)
+        self.assertIsNone(blocker.loss)
+
+    def netkvm(self, start=3):
+        return self.guest(
+            {f'{SYSTEM}\\netkvm': service(start, 'netkvm')},
+            files={f'{DRIVERS}/netkvm.sys': program()},
+        )
+
+    def test_network_driver_that_is_there(self):
+        guest = self.netkvm()
+        self.diagnose(guest, self.checks())
+        self.assertEqual('virtio', self.drivers.hardware(guest)['vif_model'])
+
+    def test_network_driver_that_is_disabled(self):
+        guest = self.netkvm(4)
+        found = self.diagnose(guest, self.checks())
+        self.assertIn(('windows.virtio-drivers', 'netkvm'), ids(found))
+        self.assertEqual('e1000', self.drivers.hardware(guest)['vif_model'])
+
+    def test_network_driver_that_is_refused_is_told(self):
+        for accept in ((), ('windows.storage-signature',)):
+            guest = self.netkvm()
+            checks = self.checks(verdict=TEST, accept=frozenset(accept))
+            found = self.diagnose(guest, checks)
+            self.assertIn(('windows.virtio-drivers', 'netkvm'), ids(found))
+            self.assertEqual(
+                'e1000', self.drivers.hardware(guest)['vif_model']
+            )
+
+    def test_half_a_driver_is_passed_over(self):
+        guest = self.modern('CC_010601', 'VEN_8086&DEV_7010')
+        tree = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        tree[f'{SYSTEM}\\viostor'] = service(0, 'viostor')
+        guest.files[f'/sda2/{DRIVERS}/viostor.sys'] = program()
+        found = self.diagnose(guest, self.checks())
+        self.assertEqual('ide', self.drivers.choose(guest).bus)
+        self.assertEqual(
+            [],
+            [i.id for i in found if i.severity is model.Severity.BLOCKER],
+        )
+
+    def test_collection_is_not_opened_for_nothing(self):
+        guest = self.guest(
+            {
+                **self.vioscsi(),
+                f'{SYSTEM}\\netkvm': service(3, 'netkvm'),
+            },
+            files=FOUNDING | {f'{DRIVERS}/netkvm.sys': program()},
+        )
+        checks = self.checks('viostor', disk_bus='scsi')
+        with mock.patch.object(
+            disk_bus.virtio_win,
+            'open_drivers',
+            autospec=True,
+            side_effect=AssertionError,
+        ):
+            (signature, *_rest) = checks[1:2]
+            self.assertEqual([], list(checks[0].diagnose(guest)))
+            self.assertEqual([], list(signature.diagnose(guest)))
+
+    def test_damaged_package_is_no_package(self):
+        guest = self.guest(self.vioscsi(), files=FOUNDING)
+        checks = self.checks('netkvm', disk_bus='scsi')
+        damaged = exceptions.ConfigurationError(
+            'virtio-win.package-invalid', 'no', where='x.inf', found='cut'
+        )
+        with mock.patch.object(
+            Source, 'package', autospec=True, side_effect=damaged
+        ):
+            found = self.diagnose(guest, checks)
+        self.assertEqual(
+            {'windows.virtio-drivers'}, {item.id for item in found}
+        )
+        self.assertIn('x.inf: cut', found[-1].evidence)
+
+    def test_service_is_copied_with_what_is_below_it(self):
+        tree = self.vioscsi()
+        tree['Select'] = [VALUE.dword('Current', 1), VALUE.dword('Default', 2)]
+        tree[f'{SYSTEM}\\vioscsi\\Parameters\\PnpInterface'] = [
+            VALUE.dword('5', 1)
+        ]
+        tree['ControlSet002\\Services'] = []
+        guest = self.guest(tree, files=FOUNDING)
+        _changes, again = self.repair(guest, self.checks(disk_bus='scsi'))
+        self.assertNotIn('windows.storage-driver', [i.id for i in again])
+        made = guest.hive('/dev/sda2', f'{CONFIG}/SYSTEM')
+        self.assertEqual(
+            [VALUE.dword('5', 1)],
+            made['ControlSet002\\Services\\vioscsi\\Parameters\\PnpInterface'],
+        )
 
 
 class InboxTest(StorageTestCase):
