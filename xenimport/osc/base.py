@@ -172,6 +172,31 @@ def _check_report(path: str) -> None:
         raise _not_written(path, 'its directory cannot be written to')
 
 
+def _disk_bus(
+    parsed_args: argparse.Namespace, image: model.ImageRequest | None
+) -> str | None:
+    """The bus that the user wants, by the option or by the property.
+
+    The guest is made ready for one bus: the image must not name another.
+    """
+    from xenimport import exceptions
+
+    asked: str | None = parsed_args.disk_bus
+    stated = image.properties.get('hw_disk_bus') if image else None
+    if stated not in ('virtio', 'scsi', 'sata', 'ide') or stated == asked:
+        return asked
+    if asked in (None, 'auto'):
+        return stated
+    raise exceptions.ConfigurationError(
+        'configuration.disk-bus-twice',
+        'Two disk buses are asked for',
+        where='--disk-bus and --property hw_disk_bus',
+        expected='one bus',
+        found=f'{asked} and {stated}',
+        fix='leave out --property hw_disk_bus',
+    )
+
+
 def _nothing_is_written() -> exceptions.XenImportError:
     from xenimport import exceptions
 
@@ -355,7 +380,7 @@ def settings(
         system=parsed_args.system,
         verify_manifest=not parsed_args.no_verify_manifest,
         disk_format=getattr(parsed_args, 'disk_format', 'raw'),
-        disk_bus=parsed_args.disk_bus or defaults.disk_bus,
+        disk_bus=_disk_bus(parsed_args, image) or defaults.disk_bus,
         initramfs=getattr(parsed_args, 'initramfs', None)
         or defaults.initramfs,
         repair=not getattr(parsed_args, 'no_repair', False),

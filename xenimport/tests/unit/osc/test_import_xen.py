@@ -155,6 +155,23 @@ class ArgumentsTest(unittest.TestCase):
                 base.settings(arguments)
         self.assertEqual('configuration.no-repair', caught.exception.id)
 
+    def bus(self, *arguments):
+        parsed = self.parser.parse_args(['guest.xva', *arguments])
+        image = self.command._image_request(parsed)
+        return base.settings(parsed, image=image).disk_bus
+
+    def test_bus_of_a_property_is_what_the_guest_is_made_ready_for(self):
+        scsi = ('--property', 'hw_disk_bus=scsi')
+        self.assertEqual('auto', self.bus())
+        self.assertEqual('scsi', self.bus(*scsi))
+        self.assertEqual('scsi', self.bus(*scsi, '--disk-bus', 'auto'))
+        self.assertEqual('scsi', self.bus(*scsi, '--disk-bus', 'scsi'))
+        # A bus that this tool does not know is left to the user.
+        self.assertEqual('auto', self.bus('--property', 'hw_disk_bus=fdc'))
+        with self.assertRaises(exceptions.ConfigurationError) as caught:
+            self.bus(*scsi, '--disk-bus', 'ide')
+        self.assertEqual('configuration.disk-bus-twice', caught.exception.id)
+
     def test_zero_is_a_wish_and_less_is_a_mistake(self):
         settings = base.settings(
             self.parser.parse_args(
