@@ -233,6 +233,16 @@ def test_certificate() -> Chain:
     )
 
 
+def claimed_issuer(issuer: x509.Name) -> Chain:
+    """A certificate that names an issuer, which has not signed it."""
+    issued = datetime.datetime(2020, 1, 1)
+    name = _name('Impostor', 'Impostor')
+    return Chain(
+        (_certificate(name, issuer, _key(3), _key(3), issued=issued),),
+        _key(3),
+    )
+
+
 def signed(
     data: bytes, chain: Chain, digest: str = 'sha256', *, add: bool = False
 ) -> bytes:
@@ -302,12 +312,17 @@ def authenticode_digest(data: bytes, name: str = 'sha256') -> bytes:
 
 
 def catalog(
-    chain: Chain, *programs: bytes, digest: str = 'sha256', text: bool = False
+    chain: Chain,
+    *programs: bytes,
+    digest: str = 'sha256',
+    text: bool = False,
+    signers: int = 1,
 ) -> bytes:
     """A signed list of programs' digests.
 
     :param digest: of the programs, and of the signature
     :param text: in the first form: digests as hexadecimal in UTF-16
+    :param signers: how often it is signed
     """
     members = []
     for item in programs:
@@ -323,7 +338,7 @@ def catalog(
             _der(0x30, *members),
         )
     )
-    return _signed_data('1.3.6.1.4.1.311.10.1', body, chain, digest)
+    return _signed_data('1.3.6.1.4.1.311.10.1', body, chain, digest, signers)
 
 
 _ALGORITHMS = {
@@ -332,7 +347,9 @@ _ALGORITHMS = {
 }
 
 
-def _signed_data(kind: str, body: bytes, chain: Chain, name: str) -> bytes:
+def _signed_data(
+    kind: str, body: bytes, chain: Chain, name: str, signers: int
+) -> bytes:
     """PKCS #7 signed data over a SEQUENCE with that body."""
     oid, algorithm = _ALGORITHMS[name]
     identifier = _der(0x30, _oid(oid), _der(0x05))
@@ -364,7 +381,7 @@ def _signed_data(kind: str, body: bytes, chain: Chain, name: str) -> bytes:
         _der(0x31, identifier),
         _der(0x30, _oid(kind), _der(0xA0, _der(0x30, body))),
         _der(0xA0, *(c.public_bytes(der) for c in chain.certificates)),
-        _der(0x31, signer),
+        _der(0x31, signer * signers),
     )
     return _der(0x30, _oid('1.2.840.113549.1.7.2'), _der(0xA0, data))
 

@@ -181,6 +181,27 @@ class CatalogTest(unittest.TestCase):
         ) + windows_drivers.authenticode_digest(PROGRAM)
         self.assertEqual((), authenticode.by_catalog(PROGRAM, catalog).signers)
 
+    def test_certificate_that_another_only_names_is_not_in_its_chain(self):
+        genuine = windows_drivers.whql().certificates
+        # It names the same issuer, and is signed by nobody but itself.
+        claimed = windows_drivers.claimed_issuer(genuine[1].subject)
+        chain = windows_drivers.Chain(
+            (claimed.certificates[0], *genuine[1:]), claimed.key
+        )
+        (signer,) = authenticode.by_catalog(
+            PROGRAM, windows_drivers.catalog(chain, PROGRAM)
+        ).signers
+        self.assertEqual(1, len(signer.chain))
+
+    def test_more_signers_than_any_has(self):
+        for count, expected in ((8, 8), (9, 0)):
+            catalog = windows_drivers.catalog(
+                windows_drivers.whql(), PROGRAM, signers=count
+            )
+            reading = authenticode.by_catalog(PROGRAM, catalog)
+            self.assertEqual(expected, len(reading.signers))
+        self.assertTrue(reading.unknown)
+
     def test_changed_list(self):
         catalog = windows_drivers.catalog(windows_drivers.whql(), PROGRAM)
         changed = catalog.replace(b'200101000000Z', b'200101000001Z')
